@@ -1,0 +1,294 @@
+"""The command ``accord``: one frozen dataclass a verb, whose fields are its options and whose comments its help.
+
+Torch and the like are imported by the verbs that need them, so that ``accord --help`` is quick.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal, Union
+
+from accord.errors import AccordError, DependencyError, OptionError, UnknownNameError
+
+try:
+    import tyro
+    from tyro.conf import Positional, arg, subcommand
+except ModuleNotFoundError as missing:
+    raise SystemExit(
+        f"accord: the command line needs the package {missing.name!r}: pip install 'accord[bench]'"
+    ) from missing
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+Name = Annotated[str, arg(metavar="EXPERIMENT")]
+Specs = Annotated[tuple[str, ...], arg(metavar="SPEC ...")]
+Seeds = Annotated[tuple[int, ...], arg(metavar="SEED ...")]
+Folder = Annotated[Path, arg(metavar="FOLDER")]
+
+OK, FAILED, WRONG, INTERRUPTED, BROKEN_PIPE = 0, 1, 2, 130, 141
+
+
+@dataclass(frozen=True)
+class List:
+    """Show the experiments with their presets, and the methods."""
+
+    def __call__(self) -> int:
+        """Print two tables."""
+        from accord.bench.listing import print_experiments, print_methods
+
+        console = _console()
+        print_experiments(console)
+        print_methods(console)
+        return OK
+
+
+@dataclass(frozen=True)
+class Run:
+    """Train methods × seeds of an experiment, then print its table.
+
+    What is done is skipped, what was interrupted goes on from its last checkpoint to the same numbers, and what
+    failed is tried again. The exit code is 1 if any run failed.
+    """
+
+    experiment: Positional[Name]
+    """Such as toy or qm9 (see `accord list`), or package.module:EXPERIMENT."""
+    preset: str = "laptop"
+    """smoke (seconds), laptop (minutes) or paper (the published protocol)."""
+    methods: Specs = ()
+    """Such as nash-mtl cagrad:c=0.5 stl (one run per task); by default the experiment's own list."""
+    seeds: Seeds = (0,)
+    """One run a method for each."""
+    store: Folder = Path("runs")
+    """Where runs are kept."""
+    jobs: int = 1
+    """How many runs to train at a time, each in a process of its own."""
+    fresh: bool = False
+    """Discard earlier runs of these methods and seeds, and start anew."""
+    report: bool = True
+    """Print the table and draw the figures at the end."""
+
+    def __call__(self) -> int:
+        """Run, then report."""
+        from accord.bench.experiments import load
+        from accord.bench.progress import shown
+        from accord.bench.runner import run
+
+        experiment = load(self.experiment)
+        try:
+            outcomes = run(
+                experiment,
+                self.preset,
+                self.methods or None,
+                self.seeds,
+                self.store,
+                self.jobs,
+                self.fresh,
+                shown(_console(stderr=True)),
+            )
+        except KeyboardInterrupt:
+            without = " (without --fresh)" if self.fresh else ""
+            _say(
+                f"stopped; what is done is kept, and the same command{without} goes on from the last checkpoints"
+            )
+            return INTERRUPTED
+        failed = [outcome for outcome in outcomes if outcome.status == "failed"]
+        elsewhere = [outcome for outcome in outcomes if outcome.status == "elsewhere"]
+        if self.report:
+            _report(self.store, self.experiment, self.preset)
+            Plot(self.experiment, self.preset, self.store)()
+        if elsewhere:
+            _say(f"{len(elsewhere)} of {len(outcomes)} runs are being trained by another process")
+        if failed:
+            _say(
+                f"{len(failed)} of {len(outcomes)} runs failed; their tracebacks are in failure.json in their "
+                "folders, and the same command tries them again"
+            )
+        return FAILED if failed else OK
+
+
+@dataclass(frozen=True)
+class ReportVerb:
+    """Print the table of an experiment: metrics, mean rank, Δm, speed, certificates."""
+
+    experiment: Positional[Name]
+    """Such as toy or qm9 (see `accord list`), or package.module:EXPERIMENT."""
+    preset: str = "laptop"
+    """Whose runs to show."""
+    store: Folder = Path("runs")
+    """Where runs are kept."""
+    format: Literal["table", "markdown", "csv", "json"] = "table"
+    """table is for people, csv and json keep every digit."""
+    out: Annotated[Path | None, arg(metavar="FILE")] = None
+    """Write to a file instead of the terminal."""
+
+    def __call__(self) -> int:
+        """Print or write."""
+        _report(self.store, self.experiment, self.preset, self.format, self.out)
+        return OK
+
+
+@dataclass(frozen=True)
+class Plot:
+    """Draw the figures of an experiment: Δm, task weights and conflict over time, and its own."""
+
+    experiment: Positional[Name]
+    """Such as toy or qm9 (see `accord list`), or package.module:EXPERIMENT."""
+    preset: str = "laptop"
+    """Whose runs to draw."""
+    store: Folder = Path("runs")
+    """Where runs are kept."""
+    out: Annotated[Path | None, arg(metavar="FOLDER")] = None
+    """Where the figures go; by default STORE/figures/EXPERIMENT-PRESET."""
+    format: Literal["png", "svg"] = "png"
+    """Kind of image."""
+
+    def __call__(self) -> int:
+        """Draw, and say where."""
+        from accord.bench.experiments import load
+        from accord.bench.plots import draw
+        from accord.bench.store import Store
+
+        experiment = load(self.experiment)
+        folder = self.out or self.store / "figures" / f"{experiment.name}-{self.preset}"
+        paths = draw(Store(self.store), experiment, self.preset, folder, self.format)
+        if paths:
+            print(f"figures in {folder}: {', '.join(path.name for path in paths)}")
+        else:
+            print("no run is done, so there is nothing to draw")
+        return OK
+
+
+@dataclass(frozen=True)
+class Solve:
+    """Task weights for one Gramian G = J Jᵀ, with their certificate."""
+
+    gramian: Positional[Annotated[str, arg(metavar="FILE")]]
+    """A K × K matrix as .npy or as text (commas or blanks); - reads it from standard input."""
+    method: Annotated[str, arg(metavar="SPEC")] = "nash-mtl"
+    """A method that needs the Gramian alone, such as nash-mtl, fairgrad:alpha=2, mgda or cagrad:c=0.4."""
+    format: Literal["table", "json"] = "table"
+    """json for programs."""
+
+    def __call__(self) -> int:
+        """Solve and print."""
+        from accord.bench.solve import print_solution, read_gramian, solve, to_json
+
+        matrix = read_gramian(self.gramian)
+        solution = solve(matrix, self.method)
+        if self.format == "json":
+            print(to_json(self.method, matrix, solution))
+        else:
+            print_solution(self.method, matrix, solution, _console())
+        return OK
+
+
+@dataclass(frozen=True)
+class Doctor:
+    """Say what is installed and found here: versions, devices, data, store."""
+
+    store: Folder = Path("runs")
+    """Which store to look at."""
+
+    def __call__(self) -> int:
+        """Print the findings; exit code 1 when something is broken."""
+        from accord.bench.doctor import examine, print_findings
+
+        findings = examine(self.store)
+        print_findings(findings, _console())
+        return FAILED if any(finding.status == "broken" for finding in findings) else OK
+
+
+VERBS = {"list": List, "run": Run, "report": ReportVerb, "plot": Plot, "solve": Solve, "doctor": Doctor}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command ``accord``.
+
+    Args:
+        argv: The arguments; those of the process by default.
+
+    Returns:
+        The exit code: 0, 1 (a run failed), 2 (a wrong argument or an error that accord explains), 130
+        (interrupted) or 141 (the reader of the output has gone).
+    """
+    args = list(sys.argv[1:] if argv is None else argv)
+    try:
+        code = _parse(args or ["--help"])()
+        sys.stdout.flush()
+        return code
+    except AccordError as error:
+        _say(f"accord: {error}")
+        return WRONG
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except BrokenPipeError:
+        # Python flushes stdout once more at exit, which must not fail again
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return BROKEN_PIPE
+
+
+def _parse(args: list[str]) -> List | Run | ReportVerb | Plot | Solve | Doctor:
+    if args == ["--version"]:
+        from accord.bench.store import accord_version
+
+        print(f"accord {accord_version()}")
+        raise SystemExit(OK)
+    if not args[0].startswith("-") and args[0] not in VERBS:
+        from accord.balancers.registry import suggest
+
+        raise UnknownNameError(
+            f"unknown verb {args[0]!r}{suggest(args[0], VERBS)} (`accord --help` shows all)"
+        )
+    verbs = Union[tuple(Annotated[verb, subcommand(name)] for name, verb in VERBS.items())]  # noqa: UP007
+    return tyro.cli(
+        verbs,  # pyrefly: ignore
+        prog="accord",
+        description="Exact gradient balancing for multi-task learning: run, compare and inspect.",
+        args=args,
+        config=(tyro.conf.OmitSubcommandPrefixes,),
+    )
+
+
+def _report(store: Path, name: str, preset: str, form: str = "table", out: Path | None = None) -> None:
+    from accord.bench import report, tables
+    from accord.bench.experiments import load
+    from accord.bench.files import write_atomic
+    from accord.bench.store import Store
+
+    summary = report.summarise(Store(store), load(name), preset)
+    if form == "table" and out is None:
+        tables.print_report(summary, _console())
+        return
+    if form == "table":
+        text = tables.plain(summary)
+    elif form == "markdown":
+        text = tables.markdown(summary)
+    elif form == "csv":
+        text = report.frame(summary).write_csv()
+    else:
+        text = report.to_json(summary) + "\n"
+    if out is None:
+        print(text, end="")
+    else:
+        write_atomic(out, text.encode())
+        _say(f"written to {out}")
+
+
+def _console(stderr: bool = False) -> Console:
+    """A console that is as wide as the terminal, or wide enough for any table where there is none."""
+    try:
+        from rich.console import Console
+    except ModuleNotFoundError as error:
+        raise DependencyError("the command line needs rich: pip install 'accord[bench]'") from error
+    stream = sys.stderr if stderr else sys.stdout
+    return Console(stderr=stderr, width=None if stream.isatty() or "COLUMNS" in os.environ else 240)
+
+
+def _say(text: str) -> None:
+    """One message for people, beside the output that programs read."""
+    print(text, file=sys.stderr)

@@ -1,0 +1,234 @@
+"""Figures that every experiment has: Δm, task weights and conflict over time; and the style of all figures.
+
+Colours are Okabe and Ito's, which stay apart for colour-blind readers; figures are drawn without pyplot, so
+there is no global state.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from accord.bench.files import write_atomic
+from accord.bench.report import Report, summarise
+from accord.bench.spec import Experiment
+from accord.bench.store import Run, Store
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+PALETTE = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#7F7F7F", "#000000")
+DASHES = ("-", (0, (4, 1.5)), (0, (1, 1.2)))
+INK, SOFT, FAINT = "#222222", "#8A8A8A", "#DDDDDD"
+
+STYLE: dict[str, Any] = {
+    "font.size": 9,
+    "font.family": "sans-serif",
+    "axes.titlesize": 10,
+    "axes.titleweight": "bold",
+    "axes.titlelocation": "left",
+    "axes.edgecolor": SOFT,
+    "axes.labelcolor": INK,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.axisbelow": True,
+    "xtick.color": SOFT,
+    "ytick.color": SOFT,
+    "xtick.labelcolor": INK,
+    "ytick.labelcolor": INK,
+    "text.color": INK,
+    "grid.color": FAINT,
+    "grid.linewidth": 0.6,
+    "lines.linewidth": 1.4,
+    "legend.frameon": False,
+    "figure.constrained_layout.use": True,
+    "savefig.dpi": 160,
+    "svg.hashsalt": "accord",
+}
+
+
+def draw(store: Store, experiment: Experiment, preset: str, folder: Path, kind: str = "png") -> list[Path]:
+    """Draw every figure that the runs of a preset allow.
+
+    Args:
+        store: Where the runs are.
+        experiment: Whose runs.
+        preset: Which preset.
+        folder: Where the files go; made if absent.
+        kind: ``"png"`` or ``"svg"``.
+
+    Returns:
+        The files written.
+
+    Raises:
+        StoreError: There are no runs, or the folder cannot be written.
+    """
+    report = summarise(store, experiment, preset)
+    runs = [run for run in store.runs(experiment.name, experiment.version, preset) if run.status == "done"]
+    paths = []
+    with style(kind):
+        for stem, make in (("delta-m", _delta_m), ("weights", _weights), ("conflict", _conflict)):
+            figure = make(report, runs)
+            if figure is not None:
+                paths.append(save(figure, folder, stem))
+        if experiment.figures is not None and runs:
+            paths += experiment.figures(experiment.presets[preset], runs, folder)
+    return paths
+
+
+@contextmanager
+def style(kind: str = "png") -> Iterator[None]:
+    """accord's look, and the file format that ``save`` writes, inside the block."""
+    import matplotlib
+
+    with matplotlib.rc_context({**STYLE, "savefig.format": kind}):
+        yield
+
+
+def save(figure: Figure, folder: Path, stem: str) -> Path:
+    """Write a figure as ``folder/stem.png`` (or ``.svg``, as ``style`` says), whole or not at all."""
+    import matplotlib
+
+    kind = matplotlib.rcParams["savefig.format"]
+    buffer = io.BytesIO()
+    metadata = {"Date": None} if kind == "svg" else None  # the same runs give the same bytes
+    figure.savefig(buffer, format=kind, metadata=metadata)
+    path = folder / f"{stem}.{kind}"
+    write_atomic(path, buffer.getvalue())
+    return path
+
+
+def grid(
+    panels: int, width: float = 2.6, height: float = 2.0, most: int = 5, **axes: Any
+) -> tuple[Figure, list[Axes]]:
+    """A figure with ``panels`` equal panels, at most ``most`` in a row."""
+    from matplotlib.figure import Figure
+
+    across = min(panels, most if panels > 2 * most else max(1, math.ceil(math.sqrt(panels * 1.5))))
+    down = math.ceil(panels / across)
+    figure = Figure(figsize=(max(width * across, 4.5), height * down + 0.5))
+    every = list(figure.subplots(down, across, squeeze=False, **axes).flat)
+    for spare in every[panels:]:
+        spare.set_visible(False)
+    for above in every[:panels]:  # an axis shared with a hidden panel below it still needs its labels
+        if every.index(above) + across >= panels:
+            above.tick_params(labelbottom=True)
+    return figure, every[:panels]
+
+
+def line_style(index: int) -> dict[str, Any]:
+    """Colour and dashes of the ``index``-th line: 24 combinations."""
+    return {"color": PALETTE[index % len(PALETTE)], "linestyle": DASHES[index // len(PALETTE) % len(DASHES)]}
+
+
+def by_method(report: Report, runs: Sequence[Run]) -> dict[str, list[Run]]:
+    """The runs of each multi-task method, in the order of the report's rows."""
+    groups: dict[str, list[Run]] = {row.method: [] for row in report.rows if row.method != "stl"}
+    for run in runs:
+        if run.key.method.name != "stl":
+            groups[str(run.key.method)].append(run)
+    return groups
+
+
+def _delta_m(report: Report, runs: Sequence[Run]) -> Figure | None:
+    """Horizontal bars, best method on top."""
+    from matplotlib.figure import Figure
+
+    rows = sorted((r for r in report.rows if r.delta_m is not None), key=lambda r: -r.delta_m.mean)  # pyrefly: ignore
+    if not rows:
+        return None
+    values = [row.delta_m for row in rows if row.delta_m is not None]
+    figure = Figure(figsize=(6.0, 0.9 + 0.27 * len(rows)))
+    axes = figure.subplots()
+    colours = [PALETTE[2] if value.mean < 0 else PALETTE[0] for value in values]
+    errors = [value.error or 0.0 for value in values]
+    bars = axes.barh(
+        range(len(rows)),
+        [v.mean for v in values],
+        xerr=errors if any(errors) else None,
+        color=colours,
+        height=0.7,
+    )
+    axes.bar_label(bars, [f"{v.mean:.1f}" for v in values], padding=3, fontsize=8)
+    axes.set_yticks(range(len(rows)), [row.method for row in rows])
+    axes.tick_params(axis="y", length=0)
+    axes.axvline(0, color=INK, linewidth=0.8)
+    axes.grid(axis="x")
+    axes.margins(x=0.12)
+    axes.set_xlabel("Δm (%) against single-task learning; lower is better")
+    axes.set_title(f"{report.experiment.name}, preset {report.preset}")
+    return figure
+
+
+def _weights(report: Report, runs: Sequence[Run]) -> Figure | None:
+    """One panel a method: each task's share of the weights over the steps."""
+    series = {m: _series(group, _shares) for m, group in by_method(report, runs).items()}
+    series = {m: points for m, points in series.items() if points}
+    if not series:
+        return None
+    tasks = [task.name for task in report.experiment.tasks]
+    figure, panels = grid(len(series), sharex=True)
+    for axes, (method, points) in zip(panels, series.items(), strict=True):
+        steps = [step for step, _ in points]
+        for k in range(len(tasks)):
+            axes.plot(steps, [shares[k] for _, shares in points], **line_style(k))
+        axes.axhline(1 / len(tasks), color=FAINT, zorder=0)
+        axes.set_title(method, fontsize=9)
+        axes.margins(x=0)
+    handles = [panels[0].plot([], [], label=task, **line_style(k))[0] for k, task in enumerate(tasks)]
+    figure.legend(handles=handles, loc="outside lower center", ncols=min(len(tasks), 6))
+    figure.supylabel("share of the task weights, w / Σ|w|", fontsize=9)
+    figure.supxlabel("optimiser steps", fontsize=9)
+    return figure
+
+
+def _conflict(report: Report, runs: Sequence[Run]) -> Figure | None:
+    """One panel a method, the others in grey behind it: share of conflicting task pairs over the steps."""
+    series = {
+        m: _series(group, lambda r: _one(r.get("conflict"))) for m, group in by_method(report, runs).items()
+    }
+    series = {m: points for m, points in series.items() if points}
+    if not series:
+        return None
+    figure, panels = grid(len(series), sharex=True, sharey=True)
+    for axes, (method, points) in zip(panels, series.items(), strict=True):
+        for other in series.values():
+            axes.plot([s for s, _ in other], [100 * v[0] for _, v in other], color=FAINT, linewidth=0.8)
+        axes.plot([s for s, _ in points], [100 * v[0] for _, v in points], color=PALETTE[0], linewidth=1.8)
+        axes.set_title(method, fontsize=9)
+        axes.set_ylim(-3, 103)
+        axes.margins(x=0)
+    figure.supylabel("task pairs with opposed gradients (%)", fontsize=9)
+    figure.supxlabel("optimiser steps", fontsize=9)
+    return figure
+
+
+def _series(
+    runs: Sequence[Run], value: Callable[[dict[str, Any]], list[float] | None]
+) -> list[tuple[int, list[float]]]:
+    """``(steps so far, values)`` per unit, averaged over the seeds that have that unit."""
+    found: dict[int, list[list[float]]] = defaultdict(list)
+    for run in runs:
+        steps = 0
+        for record in run.records():
+            steps += record.get("steps", 0)
+            numbers = value(record)
+            if numbers is not None:
+                found[steps].append(numbers)
+    return [(s, [sum(column) / len(column) for column in zip(*found[s], strict=True)]) for s in sorted(found)]
+
+
+def _shares(record: dict[str, Any]) -> list[float] | None:
+    weights = record.get("weights")
+    total = sum(abs(w) for w in weights) if weights else 0.0
+    return [w / total for w in weights] if weights and math.isfinite(total) and total > 0 else None
+
+
+def _one(value: float | None) -> list[float] | None:
+    return None if value is None else [value]

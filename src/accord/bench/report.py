@@ -1,0 +1,257 @@
+"""From runs to one row a method: means over seeds, mean rank, Δm against STL, speed and certificates."""
+
+from __future__ import annotations
+
+import json
+import math
+import statistics
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from accord.bench.runner import check_preset
+from accord.bench.spec import Experiment
+from accord.bench.store import Run, Store
+from accord.errors import StoreError
+from accord.metrics import delta_m, mean_rank
+
+if TYPE_CHECKING:
+    import polars
+
+STL = "stl"
+
+
+@dataclass(frozen=True)
+class Value:
+    """A mean over seeds, and its standard error when there is more than one seed."""
+
+    mean: float
+    error: float | None = None
+
+    @classmethod
+    def of(cls, samples: Sequence[float]) -> Value:
+        """Summarise one number a seed."""
+        error = statistics.stdev(samples) / math.sqrt(len(samples)) if len(samples) > 1 else None
+        return cls(statistics.fmean(samples), error)
+
+
+@dataclass(frozen=True)
+class Row:
+    """One method's line.
+
+    Attributes:
+        method: The canonical spec; ``"stl"`` stands for all its per-task runs.
+        seeds: How many seeds are done (for STL: of the task with the fewest).
+        metrics: ``{"task/metric": Value}``; those that no run has measured are absent.
+        mean_rank: Average rank over the metrics among the multi-task methods; None for STL.
+        delta_m: Mean relative change against STL in percent, lower is better; None without a full baseline.
+        seconds_per_step: Training time per optimiser step; for STL the sum over its networks.
+        residual: The worst certificate seen in any step; None for methods without one.
+    """
+
+    method: str
+    seeds: int
+    metrics: Mapping[str, Value]
+    mean_rank: float | None = None
+    delta_m: Value | None = None
+    seconds_per_step: float | None = None
+    residual: float | None = None
+
+
+@dataclass(frozen=True)
+class Report:
+    """The table of one preset of an experiment.
+
+    Attributes:
+        experiment: Its tasks and metrics give the columns.
+        preset: Which preset.
+        rows: STL first, then in the experiment's order of methods.
+        left_out: One line for each run that is not in the rows, with its cause.
+        notes: What a reader must know about blanks.
+    """
+
+    experiment: Experiment
+    preset: str
+    rows: tuple[Row, ...]
+    left_out: tuple[str, ...]
+    notes: tuple[str, ...]
+
+
+def summarise(store: Store, experiment: Experiment, preset: str) -> Report:
+    """Collect everything the store holds for one preset.
+
+    Raises:
+        UnknownNameError: The experiment has no such preset.
+        StoreError: There are no runs of it, or a file is damaged.
+    """
+    check_preset(experiment, preset)
+    groups: dict[str, list[Run]] = defaultdict(list)
+    left_out = []
+    for run in store.runs(experiment.name, experiment.version, preset):
+        if run.status == "done":
+            groups[STL if run.key.method.name == STL else str(run.key.method)].append(run)
+        else:
+            left_out.append(_why(run))
+    if not groups and not left_out:
+        others = store.presets(experiment.name, experiment.version)
+        found = f"; it has runs of preset {', '.join(others)}" if others else ""
+        raise StoreError(
+            f"store {store.root} has no runs of {experiment.name} version {experiment.version} with preset "
+            f"{preset!r}{found}: make them with `accord run {experiment.name} --preset {preset}`"
+        )
+    higher = {name: metric.higher_is_better for name, metric in experiment.metrics}
+    samples = {method: _samples(runs, higher) for method, runs in groups.items()}
+    means = {
+        method: {n: statistics.fmean(v.values()) for n, v in per.items()} for method, per in samples.items()
+    }
+    whole = {method: values for method, values in means.items() if _complete(values, higher)}
+    ranks = mean_rank({m: v for m, v in whole.items() if m != STL}, higher) if whole.keys() - {STL} else {}
+    notes = _notes(experiment, means, higher)
+    rows = []
+    for method in sorted(groups, key=_order(experiment)):
+        delta = None
+        if experiment.baseline and STL in whole and method in whole and method != STL:
+            delta = Value.of([delta_m(m, whole[STL], higher) for m in _per_seed(samples[method], higher)])
+        values = {name: Value.of(list(per.values())) for name, per in samples[method].items()}
+        seeds = min((len(per) for per in samples[method].values()), default=0)
+        rows.append(
+            Row(
+                method,
+                seeds,
+                values,
+                ranks.get(method),
+                delta,
+                _seconds(groups[method]),
+                _residual(groups[method]),
+            )
+        )
+    return Report(experiment, preset, tuple(rows), tuple(left_out), tuple(notes))
+
+
+def frame(report: Report) -> polars.DataFrame:
+    """The table with one column a number, for further computation.
+
+    Columns: ``method``, ``seeds``, then ``task/metric`` and ``task/metric ±`` (standard error, null with one
+    seed) for each metric, ``mean_rank``, ``delta_m`` and ``delta_m ±`` in percent, ``seconds_per_step``,
+    ``residual``.
+    """
+    import polars
+
+    schema: dict[str, Any] = {"method": polars.String, "seeds": polars.Int64}
+    numbers = [f"{name}{suffix}" for name, _ in report.experiment.metrics for suffix in ("", " ±")]
+    numbers += ["mean_rank", "delta_m", "delta_m ±", "seconds_per_step", "residual"]
+    schema.update(dict.fromkeys(numbers, polars.Float64))
+    return polars.DataFrame([_flat(row) for row in report.rows], schema=schema)
+
+
+def to_json(report: Report) -> str:
+    """The report as JSON text; numbers that are not finite become null."""
+    data = {
+        "experiment": report.experiment.name,
+        "version": report.experiment.version,
+        "preset": report.preset,
+        "units": {name: metric.unit for name, metric in report.experiment.metrics},
+        "higher_is_better": {name: metric.higher_is_better for name, metric in report.experiment.metrics},
+        "rows": [{k: _finite(v) for k, v in _flat(row).items()} for row in report.rows],
+        "left_out": list(report.left_out),
+        "notes": list(report.notes),
+    }
+    return json.dumps(data, indent=1, ensure_ascii=False, allow_nan=False)
+
+
+def _flat(row: Row) -> dict[str, Any]:
+    flat: dict[str, Any] = {"method": row.method, "seeds": row.seeds}
+    for name, value in row.metrics.items():
+        flat |= {name: value.mean, f"{name} ±": value.error}
+    delta = row.delta_m
+    return flat | {
+        "mean_rank": row.mean_rank,
+        "delta_m": delta and delta.mean,
+        "delta_m ±": delta and delta.error,
+        "seconds_per_step": row.seconds_per_step,
+        "residual": row.residual,
+    }
+
+
+def _finite(value: Any) -> Any:
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _samples(runs: Iterable[Run], known: Iterable[str]) -> dict[str, dict[int, float]]:
+    """``{"task/metric": {seed: value}}`` in the order of the tables; STL's per-task runs fall into one."""
+    found: dict[str, dict[int, float]] = {name: {} for name in known}
+    for run in runs:
+        for name, value in run.result()["metrics"].items():
+            if name in found:
+                found[name][run.key.seed] = value
+    return {name: per for name, per in found.items() if per}
+
+
+def _per_seed(samples: Mapping[str, Mapping[int, float]], names: Iterable[str]) -> list[dict[str, float]]:
+    """The metrics of each seed that has them all."""
+    seeds = sorted(set.intersection(*(set(samples[name]) for name in names)))
+    return [{name: samples[name][seed] for name in names} for seed in seeds]
+
+
+def _complete(values: Mapping[str, float], names: Iterable[str]) -> bool:
+    return all(math.isfinite(values.get(name, math.nan)) for name in names)
+
+
+def _seconds(runs: Sequence[Run]) -> float | None:
+    """Seconds per step; summed over the networks of STL, which has one per task."""
+    totals: dict[str, list[float]] = defaultdict(lambda: [0.0, 0.0])
+    for run in runs:
+        for record in run.records():
+            totals[str(run.key.method)][0] += record.get("seconds", 0.0)
+            totals[str(run.key.method)][1] += record.get("steps", 0)
+    return sum(s / n for s, n in totals.values()) if all(n for _, n in totals.values()) else None
+
+
+def _residual(runs: Sequence[Run]) -> float | None:
+    found = [
+        record["residual"] for run in runs for record in run.records() if record.get("residual") is not None
+    ]
+    return max(found, key=lambda r: (math.isnan(r), r)) if found else None  # NaN is the worst
+
+
+def _notes(
+    experiment: Experiment, means: Mapping[str, Mapping[str, float]], names: Iterable[str]
+) -> list[str]:
+    names = list(names)
+    notes = []
+    for method, values in means.items():
+        if method != STL and not _complete(values, names):
+            bad = [name for name in names if not math.isfinite(values.get(name, math.nan))]
+            notes.append(
+                f"{method} has no finite {', '.join(bad)}: it is left out of the mean rank and of Δm"
+            )
+    if experiment.baseline and not _complete(means.get(STL, {}), names):
+        have = means.get(STL, {})
+        missing = dict.fromkeys(
+            n.rpartition("/")[0] for n in names if not math.isfinite(have.get(n, math.nan))
+        )
+        which = (
+            f"of {', '.join(missing)}"
+            if have
+            else f"of any task: `accord run {experiment.name} --methods stl`"
+        )
+        notes.append(f"Δm is blank: the store has no finished STL run {which}")
+    return notes
+
+
+def _order(experiment: Experiment) -> Any:
+    """STL, then the experiment's own order, then by name."""
+    known = {method: i for i, method in enumerate(experiment.methods)}
+    return lambda method: (method != STL, known.get(method, len(known)), method)
+
+
+def _why(run: Run) -> str:
+    name = f"{run.key.method} seed {run.key.seed}"
+    if run.status == "failed":
+        failure = run.failure()
+        cause = failure["message"].strip().split("\n")[0]
+        where = Path(run.folder, "failure.json")
+        return f"{name}: failed after unit {failure['unit']}: {failure['type']}: {cause} (see {where})"
+    return f"{name}: unfinished, {len(run.records())} units done"

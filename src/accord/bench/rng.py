@@ -1,0 +1,60 @@
+"""The process-wide random generators of a trial: seeded before it is built, saved with it.
+
+Trials should draw from generators of their own; dropout and third-party code do not, so a run that is
+killed and resumed is the same only if these go with it.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+
+from accord.errors import StoreError
+
+
+@contextmanager
+def isolated(seed: int) -> Iterator[None]:
+    """Seed Python's, NumPy's and torch's global generators inside the block; restore them after it."""
+    before = get_state()
+    random.seed(seed)
+    np.random.seed(seed % 2**32)  # noqa: NPY002 - the legacy generator is the one that others draw from
+    torch.manual_seed(seed)
+    try:
+        yield
+    finally:
+        set_state(before)
+
+
+def get_state() -> dict[str, Any]:
+    """The state of all global generators, in types that ``torch.load(weights_only=True)`` accepts."""
+    _, keys, position, has_gauss, cached = np.random.get_state()  # noqa: NPY002
+    return {
+        "python": random.getstate(),
+        "numpy": (torch.from_numpy(keys.astype(np.int64)), position, has_gauss, cached),
+        "torch": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else [],
+    }
+
+
+def set_state(state: dict[str, Any]) -> None:
+    """Put all global generators into a state from ``get_state``.
+
+    Raises:
+        StoreError: The state was saved on a machine with more GPUs than this one has.
+    """
+    random.setstate(state["python"])
+    keys, position, has_gauss, cached = state["numpy"]
+    np.random.set_state(("MT19937", keys.numpy().astype(np.uint32), position, has_gauss, cached))  # noqa: NPY002
+    torch.set_rng_state(state["torch"])
+    if len(state["cuda"]) > torch.cuda.device_count():
+        raise StoreError(
+            f"the checkpoint holds the random states of {len(state['cuda'])} GPUs, but this machine has "
+            f"{torch.cuda.device_count()}: resume it where it ran, or give --fresh"
+        )
+    if state["cuda"]:
+        torch.cuda.set_rng_state_all(state["cuda"])

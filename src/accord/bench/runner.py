@@ -1,0 +1,175 @@
+"""Methods × seeds of one experiment: what is done is skipped, what was interrupted goes on, what fails is told."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import signal
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from accord.balancers import registry
+from accord.bench.execute import CHECKPOINT_SECONDS, Job, Outcome
+from accord.bench.progress import Progress, Silent
+from accord.bench.spec import Experiment, MethodSpec, RunKey
+from accord.bench.store import Store
+from accord.bench.workers import run_here, run_parallel
+from accord.errors import OptionError, UnknownNameError
+
+
+def run(
+    experiment: Experiment,
+    preset: str = "laptop",
+    methods: Sequence[str] | None = None,
+    seeds: Sequence[int] = (0,),
+    store: str | Path = "runs",
+    jobs: int = 1,
+    fresh: bool = False,
+    progress: Progress | None = None,
+    checkpoint_seconds: float = CHECKPOINT_SECONDS,
+) -> list[Outcome]:
+    """Train every method with every seed, and record it in a store.
+
+    Runs that are done are skipped; interrupted ones go on from their checkpoint to the same numbers, bit for
+    bit; failed ones are tried again from theirs. A failure does not stop the other runs. Each run computes
+    with one thread, so its numbers do not depend on ``jobs``.
+
+    Args:
+        experiment: What to run.
+        preset: One of its presets.
+        methods: Method specs such as ``"cagrad:c=0.5"``; the experiment's own list by default. ``"stl"`` stands
+            for one run per task.
+        seeds: Non-negative integers.
+        store: The folder of the runs.
+        jobs: How many runs to train at a time, each in a process of its own.
+        fresh: Discard earlier runs of these methods and seeds, and start anew.
+        progress: Where to show what goes on; nowhere by default.
+        checkpoint_seconds: How often to save a run's state.
+
+    Returns:
+        One outcome a run, in the order of seeds, then methods.
+
+    Raises:
+        UnknownNameError: No such preset, method or task; nothing has run.
+        OptionError: An option of a method, a seed or ``jobs`` is out of range; nothing has run.
+        StoreError: The store cannot be used, or holds runs made with other settings of this preset.
+        KeyboardInterrupt: On Ctrl-C or SIGTERM. The store is whole; the same call without ``fresh`` goes on.
+    """
+    if jobs < 1:
+        raise OptionError(f"jobs={jobs}: at least one run must go at a time")
+    keys = plan(experiment, preset, methods, seeds)
+    settings = settings_of(experiment.presets[preset])
+    progress = progress or Silent()
+    home = Store(store, create=True)
+    runs = [home.run(key) for key in keys]
+    if not fresh:
+        for each in runs:
+            each.check_settings(settings)
+    outcomes = {
+        each.key: Outcome(each.key, "skipped") for each in runs if each.status == "done" and not fresh
+    }
+    todo = [
+        Job(each, experiment.trial, experiment.presets[preset], settings, 1, fresh, checkpoint_seconds)
+        for each in runs
+        if each.key not in outcomes
+    ]
+
+    def ended(outcome: Outcome) -> None:
+        outcomes[outcome.key] = outcome
+        progress.ended(outcome)
+
+    with progress, _stoppable():
+        progress.planned(len(runs), len(outcomes))
+        if todo:
+            experiment.prepare(experiment.presets[preset])
+        if jobs == 1 or len(todo) < 2:
+            run_here(todo, progress.advanced, ended)
+        else:
+            run_parallel(_longest_first(todo, home), jobs, progress.advanced, ended)
+    return [outcomes[key] for key in keys]
+
+
+def plan(
+    experiment: Experiment, preset: str, methods: Sequence[str] | None, seeds: Sequence[int]
+) -> list[RunKey]:
+    """The keys of all runs asked for, each once, after checking every name and option.
+
+    Raises:
+        UnknownNameError: No such preset, method or task.
+        OptionError: A method's option or a seed is out of range.
+    """
+    check_preset(experiment, preset)
+    for seed in seeds:
+        if seed < 0:
+            raise OptionError(f"seed {seed}: seeds are non-negative integers")
+    specs: dict[MethodSpec, None] = {}
+    for text in experiment.methods if methods is None else methods:
+        specs.update(dict.fromkeys(expand(experiment, text)))
+    if not specs or not seeds:
+        raise OptionError(
+            f"experiment {experiment.name!r}: no methods or no seeds, so there is nothing to run"
+        )
+    unique = dict.fromkeys(seeds)
+    return [
+        RunKey(experiment.name, experiment.version, preset, spec, seed) for seed in unique for spec in specs
+    ]
+
+
+def check_preset(experiment: Experiment, preset: str) -> None:
+    """Raise UnknownNameError, with a suggestion, unless the experiment has that preset."""
+    if preset not in experiment.presets:
+        near = registry.suggest(preset, experiment.presets)
+        raise UnknownNameError(f"experiment {experiment.name!r} has no preset {preset!r}{near}")
+
+
+def expand(experiment: Experiment, text: str) -> list[MethodSpec]:
+    """A method spec as runs: itself, or one per task for ``stl``."""
+    spec = MethodSpec.parse(text)
+    tasks = [task.name for task in experiment.tasks]
+    if spec.name != "stl":
+        registry.make(text, tasks)  # raises on unknown names and wrong options
+        return [spec]
+    if not spec.options:
+        return [MethodSpec("stl", {"task": task}) for task in tasks]
+    wrong = [option for option in spec.options if option != "task"]
+    if wrong:
+        raise OptionError(f"method 'stl' has no option {wrong[0]!r}; its only option: task")
+    task = str(spec.options["task"])
+    if task not in tasks:
+        raise UnknownNameError(
+            f"experiment {experiment.name!r} has no task {task!r}{registry.suggest(task, tasks)}"
+        )
+    return [spec]
+
+
+def settings_of(preset: Any) -> Any:
+    """A preset's settings as plain JSON data, as stored with each run."""
+    data = dataclasses.asdict(preset) if dataclasses.is_dataclass(preset) else preset
+    return json.loads(json.dumps(data, default=str))
+
+
+def _longest_first(jobs: list[Job], store: Store) -> list[Job]:
+    """Begin with the methods that took longest with other seeds, so that none is left running alone at the end."""
+    key = jobs[0].run.key
+    cost: dict[str, float] = {}
+    for done in store.runs(key.experiment, key.version, key.preset):
+        if done.status == "done":
+            seconds = sum(record.get("seconds", 0.0) for record in done.records())
+            cost[str(done.key.method)] = max(seconds, cost.get(str(done.key.method), 0.0))
+    return sorted(jobs, key=lambda job: -cost.get(str(job.run.key.method), float("inf")))
+
+
+@contextmanager
+def _stoppable() -> Iterator[None]:
+    """Let SIGTERM stop the runs as Ctrl-C does (in the main thread; elsewhere signals are not ours)."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

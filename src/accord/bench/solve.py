@@ -1,0 +1,103 @@
+"""``accord solve``: weights and certificate for a Gramian from a file or a pipe."""
+
+from __future__ import annotations
+
+import inspect
+import io
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from accord.balancers.registry import parse_spec, suggest
+from accord.errors import DataError, OptionError, UnknownNameError
+from accord.solvers import SOLVERS
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from accord.solvers.solution import Solution
+
+
+def read_gramian(source: str) -> np.ndarray:
+    """A matrix from a file, or from standard input for ``"-"``; NumPy's format or text.
+
+    Raises:
+        DataError: The file cannot be read, or is not a matrix of numbers.
+    """
+    try:
+        data = sys.stdin.buffer.read() if source == "-" else Path(source).read_bytes()
+    except OSError as error:
+        raise DataError(f"cannot read the Gramian from {source}: {error.strerror}") from error
+    name = "standard input" if source == "-" else source
+    try:
+        if data.startswith(b"\x93NUMPY"):
+            return np.asarray(np.load(io.BytesIO(data), allow_pickle=False), dtype=np.float64)
+        lines = data.decode().replace(",", " ").splitlines()
+        rows = [[float(number) for number in line.split()] for line in lines if line.strip()]
+        return np.array(rows, dtype=np.float64).reshape(len(rows), -1)
+    except ValueError as error:
+        raise DataError(
+            f"{name} is not a matrix of numbers ({error}): give a .npy file, or text with one row a line and "
+            "commas or blanks between the numbers"
+        ) from error
+
+
+def solve(gramian: np.ndarray, spec: str) -> Solution:
+    """Run a solver by its method's name.
+
+    Args:
+        gramian: Shape (K, K).
+        spec: Such as ``"fairgrad:alpha=2"``.
+
+    Raises:
+        UnknownNameError: No solver has that name.
+        OptionError: The solver has no such option.
+    """
+    name, options = parse_spec(spec)
+    if name not in SOLVERS:
+        raise UnknownNameError(
+            f"no solver {name!r} works on a Gramian alone{suggest(name, SOLVERS)}; there are: {', '.join(SOLVERS)}"
+        )
+    allowed = list(inspect.signature(SOLVERS[name]).parameters)[1:]
+    for option in options:
+        if option not in allowed:
+            raise OptionError(
+                f"solver {name!r} has no option {option!r}{suggest(option, allowed)}; "
+                f"its options: {', '.join(allowed) or 'none'}"
+            )
+    return SOLVERS[name](gramian, **options)
+
+
+def to_json(spec: str, gramian: np.ndarray, solution: Solution) -> str:
+    """The solution as JSON text."""
+    data = {
+        "method": spec,
+        "weights": solution.weights.tolist(),
+        "progress": (gramian @ solution.weights).tolist(),
+        "outcome": solution.outcome,
+        "cause": solution.cause,
+        "residual": solution.residual,
+        "floor": solution.floor,
+    }
+    return json.dumps({k: None if v != v else v for k, v in data.items()}, allow_nan=False)
+
+
+def print_solution(spec: str, gramian: np.ndarray, solution: Solution, console: Console) -> None:
+    """A line a task, then outcome and certificate."""
+    from rich import box
+    from rich.table import Table
+
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for heading in ("task", "weight", "gᵀd"):
+        table.add_column(heading, justify="right")
+    for task, (weight, progress) in enumerate(zip(solution.weights, gramian @ solution.weights, strict=True)):
+        table.add_row(str(task), f"{weight:.8g}", f"{progress:.8g}")
+    console.print(table)
+    print(
+        f"{spec}: {solution.outcome}; residual {solution.residual:.1e} (float64 shows no less than {solution.floor:.1e})"
+    )
+    if solution.cause:
+        print(solution.cause)

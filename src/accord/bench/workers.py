@@ -1,0 +1,154 @@
+"""Runs in parallel processes: each on its own threads, each able to die without taking others along."""
+
+from __future__ import annotations
+
+import multiprocessing
+import signal
+import threading
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from multiprocessing import connection
+from multiprocessing.connection import Connection
+from typing import Any
+
+from accord.bench.execute import Job, Outcome, execute
+from accord.bench.spec import RunKey
+from accord.bench.writing import LockedError, locked, write_failure
+from accord.errors import AccordError, StoreError
+
+Advanced = Callable[[RunKey, int, int], None]
+Ended = Callable[[Outcome], None]
+
+
+def run_here(jobs: Sequence[Job], advanced: Advanced, ended: Ended) -> None:
+    """Train one run after the other in this process."""
+    for job in jobs:
+        key = job.run.key
+        ended(execute(job, lambda unit, length, key=key: advanced(key, unit, length)))
+
+
+def run_parallel(jobs: Sequence[Job], processes: int, advanced: Advanced, ended: Ended) -> None:
+    """Train runs in ``processes`` worker processes, in the order given.
+
+    A worker that dies (killed, out of memory, a crash in native code) is recorded as the failure of the
+    run it had, and replaced.
+
+    Raises:
+        AccordError: A worker cannot even start.
+    """
+    waiting = deque(jobs)
+    workers: list[_Worker] = []
+    try:
+        while waiting or any(worker.job for worker in workers):
+            idle = sum(worker.job is None for worker in workers)
+            for _ in range(min(processes - len(workers), len(waiting) - idle)):
+                workers.append(_Worker.start())
+            for ready in connection.wait([worker.conn for worker in workers]):
+                worker = next(w for w in workers if w.conn is ready)
+                try:
+                    message = worker.conn.recv()
+                except (EOFError, ConnectionResetError):
+                    workers.remove(worker)
+                    ended(_died(worker))
+                    continue
+                if isinstance(message, tuple) and worker.job:
+                    worker.unit = message[0]
+                    advanced(worker.job.run.key, *message)
+                    continue
+                if isinstance(message, Outcome):
+                    worker.job = None
+                    ended(message)
+                worker.give(waiting.popleft() if waiting else None)
+                if worker.job is None:
+                    workers.remove(worker)
+                    worker.process.join()
+    finally:
+        for worker in workers:  # an interrupt or an error above: stores survive a kill at any point
+            worker.process.kill()
+            worker.process.join()
+
+
+@dataclass
+class _Worker:
+    process: Any
+    conn: Connection
+    job: Job | None = None
+    unit: int = 0
+
+    @classmethod
+    def start(cls) -> _Worker:
+        context = multiprocessing.get_context("spawn")
+        conn, theirs = context.Pipe()
+        process = context.Process(target=_serve, args=(theirs,), daemon=True)
+        with _deaf_to_interrupts():
+            process.start()
+        theirs.close()  # so that the death of the worker closes the pipe
+        return cls(process, conn)
+
+    def give(self, job: Job | None) -> None:
+        """Send the next job; None lets the worker go home."""
+        self.job, self.unit = job, 0
+        try:
+            self.conn.send(job)
+        except BrokenPipeError:
+            pass  # it died meanwhile: the next recv() says so
+        except Exception as error:
+            raise AccordError(
+                f"the experiment's trial or preset cannot be sent to a worker process ({error}): define both at "
+                "the top level of an importable module, or run with jobs=1"
+            ) from error
+
+
+def _serve(conn: Connection) -> None:
+    """A worker's whole life: say that it is there, then one job after the other."""
+
+    def advanced(unit: int, length: int) -> None:
+        try:
+            conn.send((unit, length))
+        except OSError:
+            raise SystemExit from None  # the parent is gone; that is no failure of the run
+
+    try:
+        conn.send(None)
+        while (job := conn.recv()) is not None:
+            conn.send(execute(job, advanced))
+    except (OSError, EOFError):
+        return
+
+
+def _died(worker: _Worker) -> Outcome:
+    """Record the end of a worker as its run's failure."""
+    worker.process.join()
+    code = worker.process.exitcode
+    how = f"exit code {code}" if code >= 0 else f"signal {-code}: {signal.strsignal(-code)}"
+    if -code == signal.SIGKILL:
+        how += ", as the system does when memory runs out"
+    if worker.job is None:
+        raise AccordError(
+            f"a worker process died before it took any work ({how}): see its message above; a script that calls "
+            'run(jobs=…) needs `if __name__ == "__main__":` around it, or jobs=1'
+        )
+    run, cause = worker.job.run, f"its worker process died ({how})"
+    try:
+        with locked(run):
+            write_failure(run, worker.unit, "WorkerDied", cause, "")
+    except LockedError:
+        pass  # someone else has taken it up already
+    except StoreError as error:
+        cause = f"{cause} (not recorded: {error})"
+    return Outcome(run.key, "failed", cause)
+
+
+@contextmanager
+def _deaf_to_interrupts() -> Iterator[None]:
+    """Start children that ignore Ctrl-C: the parent hears it and decides for them."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)

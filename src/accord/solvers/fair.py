@@ -1,0 +1,151 @@
+"""Nash-MTL and FairGrad: the α-fair weights, w > 0 with (Gw)_i = w_i^(−1/α)."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from accord.errors import OptionError
+from accord.solvers.certificates import fair_residual
+from accord.solvers.minnorm import mgda
+from accord.solvers.newton import minimise_fair
+from accord.solvers.scaling import Cosines, all_zero, cosines_of
+from accord.solvers.solution import Outcome, Solution
+
+TOLERANCE = 1e-8  # the certificate that counts as solved
+AT_FLOOR = 16.0  # a residual within this factor of the floor is rounding, not a failure
+NO_DIGITS = 0.1  # above this floor no digit of the weights is right
+
+
+def nash(gramian: ArrayLike) -> Solution:
+    """Nash-MTL: the Nash bargaining solution of the task gradients.
+
+    The direction d that maximises Σ_i log(g_iᵀd) in a ball is, up to length, d = Σ_i w_i g_i with
+
+        (G w)_i = 1 / w_i.
+
+    G is the Gramian (K, K) of the gradients and w the weights (K,); wᵀGw = K, so that ‖d‖ = √K. Rescaling one
+    task's loss leaves d as it is: its weight absorbs the factor. This is the exact solution of the paper's
+    Claim 3.1. The published code approximates it by a sequence of cone programs, and then clips the shared
+    gradient to norm 1; the latter is the option ``max_norm`` of ``accord.NashMTL``.
+
+    Args:
+        gramian: Shape (K, K), symmetric, positive semidefinite up to rounding.
+
+    Returns:
+        The weights. The residual is max_i |w_i (Gw)_i − 1|. ``stationary`` where some w ≥ 0 has Gw ≈ 0 to within
+        rounding: where the floor leaves no digit, the weights returned are those of a vanishing combination,
+        scaled so that Σ_i w_i‖g_i‖ = K. A task with a zero gradient gets weight 0 and is named.
+
+    Raises:
+        ShapeError: Not square, not symmetric, or no Gramian.
+        NonFiniteError: It holds NaN or infinity.
+
+    Example:
+        >>> from accord.solvers import nash
+        >>> nash([[4.0, 0.0], [0.0, 1.0]]).weights
+        array([0.5, 1. ])
+
+    References:
+        Navon et al., "Multi-Task Learning as a Bargaining Game", ICML 2022, arXiv:2202.01017, Claim 3.1.
+    """
+    return _fair(cosines_of(gramian, "nash"), 1.0, "nash-mtl")
+
+
+def fairgrad(gramian: ArrayLike, alpha: float = 2.0) -> Solution:
+    """FairGrad: the α-fair combination of the task gradients.
+
+    The direction d that maximises Σ_i (g_iᵀd)^(1−α)/(1−α) in a ball is, up to length, d = Σ_i w_i g_i with
+
+        (G w)_i = w_i^(−1/α).
+
+    α = 1 is Nash-MTL. The limits are taken exactly: α = 0 is linear scalarization (w = 1) and α = ∞ the max-min
+    direction, MGDA's, with (Gw)_i = 1 on the tasks that matter. Larger α favours the task that gains least.
+
+    Args:
+        gramian: Shape (K, K), symmetric, positive semidefinite up to rounding.
+        alpha: At least 0, possibly infinite. The paper's experiments use 2.
+
+    Returns:
+        The weights. The residual is max_i |w_i^(1/α)(Gw)_i − 1|; stationary and zero rows as in ``nash``.
+
+    Raises:
+        OptionError: alpha is negative or NaN.
+        ShapeError: Not square, not symmetric, or no Gramian.
+        NonFiniteError: It holds NaN or infinity.
+
+    Example:
+        >>> from accord.solvers import fairgrad
+        >>> fairgrad([[8.0, 0.0], [0.0, 1.0]], alpha=2.0).weights
+        array([0.25, 1.  ])
+
+    References:
+        Ban and Ji, "Fair Resource Allocation in Multi-Task Learning", ICML 2024, arXiv:2402.15638.
+    """
+    if not alpha >= 0:
+        raise OptionError(f"fairgrad: alpha = {alpha} is not at least 0; 1 is Nash-MTL, 2 the paper's choice")
+    problem = cosines_of(gramian, "fairgrad")
+    if alpha == 0:
+        live = np.ones(len(problem.rows))
+        return problem.solution("fairgrad", live, residual=0.0, floor=0.0, outcome="solved")
+    if np.isinf(alpha):
+        return _max_min(gramian)
+    return _fair(problem, float(alpha), "fairgrad")
+
+
+def _fair(problem: Cosines, alpha: float, method: str) -> Solution:
+    if not len(problem.rows):
+        return all_zero(problem, method)
+    log_norms = np.log(problem.norms)
+    centre = float(
+        log_norms.mean()
+    )  # an overall scale leaves the problem as it is; centred, nothing overflows
+    result = minimise_fair(problem.cosines, log_norms - centre, alpha)
+    outcome: Outcome = "solved"
+    cause = ""
+    z = result.z
+    if result.floor >= NO_DIGITS:
+        outcome, cause = "stationary", "a convex combination of the gradients vanishes to within rounding"
+        u = np.exp(z - z.max())
+        weights = u * (len(u) / u.sum()) / problem.norms
+    else:
+        # u = w·norms solves the problem of the centred norms; the scale left out comes back as a power
+        weights = np.exp(z - (log_norms - centre) - 2.0 * alpha / (1.0 + alpha) * centre)
+    norms = problem.norms
+    residual = fair_residual(norms[:, None] * problem.cosines * norms, weights, alpha)
+    if outcome == "solved" and residual > TOLERANCE:
+        if residual <= AT_FLOOR * result.floor:
+            outcome = "stationary"
+            cause = f"the gradients are so nearly Pareto stationary that {result.floor:.1e} is as near as float64 gets"
+        else:
+            outcome = "degenerate"
+            cause = f"alpha = {alpha:g} asks for weights that float64 cannot hold (residual {residual:.1e})"
+    return problem.solution(
+        method,
+        weights,
+        residual=residual,
+        floor=result.floor,
+        outcome=outcome,
+        cause=cause,
+        steps=result.steps,
+    )
+
+
+def _max_min(gramian: ArrayLike) -> Solution:
+    """α = ∞: w ≥ 0 with (Gw)_i ≥ 1, equal to 1 where w_i > 0, is MGDA's point x over its squared norm."""
+    point = mgda(gramian)
+    g = np.asarray(gramian, np.float64)
+    square = float(point.weights @ g @ point.weights)
+    if point.outcome != "solved" or square <= 0.0:
+        return Solution(**{**vars(point), "method": "fairgrad"})
+    weights = point.weights / square
+    return Solution(
+        "fairgrad",
+        weights,
+        fair_residual(g, weights, np.inf),
+        point.floor,
+        "solved",
+        point.cause,
+        point.steps,
+        point.zero_rows,
+    )

@@ -1,0 +1,219 @@
+"""MGDA and CAGrad: directions found on the convex hull of the task gradients."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from accord.errors import OptionError
+from accord.solvers.active_set import SimplexPoint, minimise_on_simplex
+from accord.solvers.certificates import gap_of_cagrad, mgda_gap
+from accord.solvers.scaling import EPS, Cosines, all_zero, cosines_of, symmetrised
+from accord.solvers.solution import Outcome, Solution
+
+TOLERANCE = {"mgda": 1e-9, "cagrad": 1e-8}
+RIDGE = 4.0  # in units of the rounding of G's own entries
+VANISHING = 16.0  # a squared norm within this many rounding units of zero is zero
+AT_FLOOR = 64.0  # a gap within this factor of its floor is rounding
+FEW_DIGITS = 1e-6  # a floor above this is that of a nearly stationary point
+ROUNDING = 4.0  # reduced costs within this many rounding units of zero are zero
+RESCALES = {0: "none", 1: "1 + c²", 2: "1 + c"}
+
+
+def mgda(gramian: ArrayLike) -> Solution:
+    """MGDA: the minimum-norm point of the convex hull of the task gradients.
+
+        min_x ½ xᵀGx   subject to   x ≥ 0, Σ x_i = 1.
+
+    Its negative is the direction of steepest common descent, max_d min_i g_iᵀd in a ball. Solved exactly by an
+    active-set method on the cosines. (The published code stops its Frank-Wolfe iterations early, and the
+    experiments of later papers multiply the weights by K: the option ``times_k`` of ``accord.MGDA``.)
+
+    Args:
+        gramian: Shape (K, K), symmetric, positive semidefinite up to rounding.
+
+    Returns:
+        Weights on the simplex. The residual is the relative duality gap (xᵀGx − min_i (Gx)_i)/xᵀGx.
+        ``stationary`` where the minimum norm is zero to within rounding. Where a task's gradient is zero the
+        definition is met by that task alone with a zero direction; the weights here are those of the others.
+
+    Raises:
+        ShapeError: Not square, not symmetric, or no Gramian.
+        NonFiniteError: It holds NaN or infinity.
+
+    Example:
+        >>> from accord.solvers import mgda
+        >>> mgda([[1.0, 0.0], [0.0, 3.0]]).weights
+        array([0.75, 0.25])
+
+    References:
+        Désidéri, "Multiple-gradient descent algorithm", C. R. Math. 2012. Sener and Koltun, "Multi-Task Learning
+        as Multi-Objective Optimization", NeurIPS 2018, arXiv:1810.04650, Eq. 3.
+    """
+    problem = cosines_of(gramian, "mgda")
+    if not len(problem.rows):
+        return all_zero(problem, "mgda")
+    t = problem.norms.min() / problem.norms
+    point = min_norm(problem.cosines, t)
+    norms = problem.norms / problem.norms.min()
+    scaled = norms[:, None] * problem.cosines * norms
+    x = symmetrised(point.u * t, problem.cosines, lambda i, j: bool(norms[i] == norms[j]))
+    x = x / x.sum()
+    supply = np.abs(scaled) @ x
+    square = float(x @ scaled @ x)
+    vanishing = square <= VANISHING * len(x) * EPS * float(x @ supply)
+    floor = len(x) * EPS * float(supply.max()) / square if square > 0.0 else np.inf
+    return _finished(problem, "mgda", x, (mgda_gap(scaled, x), floor), vanishing, point.steps)
+
+
+def cagrad(gramian: ArrayLike, c: float = 0.4, rescale: int = 0) -> Solution:
+    """CAGrad: the direction near the mean gradient that helps the worst-off task most.
+
+        max_d min_i g_iᵀd   subject to   ‖d − g0‖ ≤ c‖g0‖,   g0 = (1/K) Σ g_i,
+
+    whose solution is d = g0 + c‖g0‖·g_x/‖g_x‖ where x minimises g_xᵀg0 + c‖g0‖‖g_x‖ on the simplex. Solved
+    exactly: the minimiser on each face has a closed form. c = 0 is the mean gradient; as c grows the direction
+    tends to MGDA's.
+
+    Args:
+        gramian: Shape (K, K), symmetric, positive semidefinite up to rounding.
+        c: Radius relative to ‖g0‖, at least 0. The paper's supervised experiments use 0.4.
+        rescale: 0 leaves d as it is (the paper's Algorithm 1); 1 divides it by 1 + c² (the published code in
+            every supervised experiment); 2 divides it by 1 + c.
+
+    Returns:
+        The weights of d. The residual is the duality gap over the size of its two terms. ``stationary`` where
+        g_x vanishes to within rounding; d is g0 (rescaled) there.
+
+    Raises:
+        OptionError: c is negative or not finite, or rescale is not 0, 1 or 2.
+        ShapeError: Not square, not symmetric, or no Gramian.
+        NonFiniteError: It holds NaN or infinity.
+
+    Example:
+        >>> from accord.solvers import cagrad
+        >>> cagrad([[1.0, 0.0], [0.0, 1.0]], c=0.5).weights
+        array([0.75, 0.75])
+
+    References:
+        Liu et al., "Conflict-Averse Gradient Descent for Multi-task Learning", NeurIPS 2021, arXiv:2110.14048.
+    """
+    if not (c >= 0 and np.isfinite(c)):
+        raise OptionError(f"cagrad: c = {c} is not a number of at least 0; the paper uses 0.4")
+    if rescale not in RESCALES:
+        raise OptionError(f"cagrad: rescale = {rescale!r} is not 0 (none), 1 (by 1 + c²) or 2 (by 1 + c)")
+    problem = cosines_of(gramian, "cagrad")
+    if not len(problem.rows):
+        return all_zero(problem, "cagrad")
+    k, live = problem.num_tasks, len(problem.rows)
+    divisor = {0: 1.0, 1: 1.0 + c * c, 2: 1.0 + c}[rescale]
+    norms = problem.norms / problem.norms.max()
+    scaled = norms[:, None] * problem.cosines * norms
+    mean = problem.cosines @ norms * norms / k  # (K',): g_iᵀg0, where zero rows count in the mean
+    square = max(0.0, float(mean.sum()) / k)
+    radius = c * float(np.sqrt(square))
+    if square <= VANISHING * EPS * float(np.abs(scaled).sum()) / k:
+        weights = np.full(live, 1.0 / k / divisor)
+        cause = "the mean gradient vanishes to within rounding"
+        return problem.solution("cagrad", weights, residual=0.0, floor=1.0, outcome="stationary", cause=cause)
+    if radius == 0.0:
+        weights = np.full(live, 1.0 / k / divisor)
+        return problem.solution("cagrad", weights, residual=0.0, floor=0.0, outcome="solved")
+    t = norms.min() / norms
+    point = _conflict_averse(problem.cosines, t, mean / norms * norms.min(), radius * norms.min())
+    x = symmetrised(point.u * t, problem.cosines, lambda i, j: bool(norms[i] == norms[j]))
+    x = x / x.sum()
+    length = float(np.sqrt(max(0.0, x @ scaled @ x)))
+    vanishing = length**2 <= VANISHING * live * EPS * float(x @ np.abs(scaled) @ x)
+    step = 0.0 if vanishing else radius / length
+    weights = 1.0 / k + step * x
+    size = abs(float(x @ mean)) + radius * length
+    floor = live * EPS * float((np.abs(scaled) @ weights).max()) / size if size > 0.0 else np.inf
+    gap = gap_of_cagrad(scaled, x, mean, radius)
+    return _finished(problem, "cagrad", weights / divisor, (gap, floor), vanishing, point.steps)
+
+
+def min_norm(cosines: np.ndarray, t: np.ndarray) -> SimplexPoint:
+    """Minimise ½uᵀCu on {u ≥ 0, tᵀu = 1}: in weights x = t·u, MGDA for gradients of norms 1/t."""
+    rounding = len(t) * EPS
+    absolute = np.abs(cosines)
+
+    def target(support: np.ndarray) -> tuple[np.ndarray, bool]:
+        y = _solve(cosines, support, t[support])
+        total = float(t[support] @ y)
+        return y / total, True
+
+    def reduced(u: np.ndarray) -> tuple[np.ndarray, float, float]:
+        supply = cosines @ u
+        square = float(u @ supply)
+        rough = ROUNDING * rounding * float((absolute @ u / t).max())
+        return supply / t - square, rough if rough < square else square, square
+
+    return minimise_on_simplex(t, int(t.argmax()), target, reduced)
+
+
+def _conflict_averse(cosines: np.ndarray, t: np.ndarray, linear: np.ndarray, radius: float) -> SimplexPoint:
+    """Minimise hᵀu + κ√(uᵀCu) on {u ≥ 0, tᵀu = 1}.
+
+    On a face the condition h + μCu = λt, μ = κ/√(uᵀCu), gives u = A(λt − h)/μ with A = C⁻¹ there, and
+    κ² = λ²a − 2λb + q with a = tᵀAt, b = tᵀAh, q = hᵀAh: a quadratic equation for λ, and μ = λa − b.
+    """
+    rounding = len(t) * EPS
+    absolute = np.abs(cosines)
+
+    def target(support: np.ndarray) -> tuple[np.ndarray, bool]:
+        right = np.stack([t[support], linear[support]], axis=1)
+        inverse = _solve(cosines, support, right)
+        at, ah = inverse[:, 0], inverse[:, 1]
+        a, b, q = float(right[:, 0] @ at), float(right[:, 0] @ ah), float(right[:, 1] @ ah)
+        mu_squared = a * radius**2 - (a * q - b * b)
+        if mu_squared <= 0.0:  # the linear part wins: F falls without bound along this direction of the hull
+            return (b / a) * at - ah, False
+        mu = float(np.sqrt(mu_squared))
+        return ((mu + b) / a * at - ah) / mu, True
+
+    def reduced(u: np.ndarray) -> tuple[np.ndarray, float, float]:
+        supply = cosines @ u
+        length = float(np.sqrt(max(float(u @ supply), np.finfo(float).tiny)))
+        slope = (linear + radius / length * supply) / t
+        value = float(linear @ u) + radius * length
+        rough = ROUNDING * rounding * float(((np.abs(linear) + radius / length * (absolute @ u)) / t).max())
+        return slope - value, rough, value
+
+    return minimise_on_simplex(t, int(t.argmax()), target, reduced)
+
+
+def _solve(cosines: np.ndarray, support: np.ndarray, right: np.ndarray) -> np.ndarray:
+    """C⁻¹ right on a support, with a ridge of the size of the Gramian's own rounding, and one refinement."""
+    c = cosines[np.ix_(support, support)]
+    ridged = c.copy()
+    ridged.flat[:: len(c) + 1] += RIDGE * len(cosines) * EPS
+    try:
+        y = np.linalg.solve(ridged, right)
+        return y + np.linalg.solve(ridged, right - c @ y)
+    except np.linalg.LinAlgError:  # singular all the same: the smallest of the least-squares solutions
+        return np.linalg.lstsq(ridged, right, rcond=None)[0]
+
+
+def _finished(
+    problem: Cosines,
+    method: str,
+    weights: np.ndarray,
+    certificate: tuple[float, float],
+    vanishing: bool,
+    steps: int,
+) -> Solution:
+    """Name the outcome from the certificate (gap, floor) and from whether the convex combination vanishes."""
+    gap, floor = certificate
+    outcome: Outcome = "solved"
+    cause = ""
+    if vanishing:
+        outcome, cause = "stationary", "a convex combination of the gradients vanishes to within rounding"
+    elif gap > max(TOLERANCE[method], AT_FLOOR * floor):
+        outcome, cause = "degenerate", f"the optimality gap is {gap:.1e} where rounding allows {floor:.1e}"
+    elif gap > TOLERANCE[method]:
+        outcome = "stationary" if floor > FEW_DIGITS else "solved"
+        cause = f"the norms' spread and the conflict allow no smaller gap than {floor:.1e} in float64"
+    return problem.solution(
+        method, weights, residual=gap, floor=floor, outcome=outcome, cause=cause, steps=steps
+    )

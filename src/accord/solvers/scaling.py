@@ -1,0 +1,131 @@
+"""From any Gramian to a unit-diagonal one, with bad input refused and zero rows set aside.
+
+Every solver works on C = S⁻¹GS⁻¹ with S = diag(‖g_k‖): the cosines of the task gradients. It is as
+well-conditioned as the problem allows, whatever the gradients' norms, and it makes the solvers scale-free.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from accord.errors import NonFiniteError, ShapeError
+from accord.solvers.solution import Solution
+
+EPS = float(np.finfo(np.float64).eps)
+SYMMETRY_TOLERANCE = 1e-4  # of sqrt(G_ii G_jj): rows in float32 or bfloat16 leave that much and no more
+SMALLEST_SQUARE = 1e-290  # a squared norm below this is zero: its reciprocal no longer has full precision
+
+
+@dataclass(frozen=True)
+class Cosines:
+    """A Gramian's non-zero rows in unit-diagonal form: ``G[i, j] = norms[i] · cosines[i, j] · norms[j]``.
+
+    Attributes:
+        cosines: Shape (K', K'), symmetric, diagonal exactly 1.
+        norms: Shape (K',), positive.
+        rows: Shape (K',), the indices of those rows in G.
+        num_tasks: K, the size of G.
+    """
+
+    cosines: np.ndarray
+    norms: np.ndarray
+    rows: np.ndarray
+    num_tasks: int
+
+    @property
+    def zero_rows(self) -> tuple[int, ...]:
+        """Indices of the rows that were set aside."""
+        return tuple(sorted(set(range(self.num_tasks)) - set(self.rows.tolist())))
+
+    def solution(self, method: str, weights: np.ndarray, **fields: object) -> Solution:
+        """A solution for all K tasks from weights of the non-zero ones; zero rows are named in its cause."""
+        full = np.zeros(self.num_tasks)
+        full[self.rows] = weights
+        zero = self.zero_rows
+        cause = "; ".join(filter(None, [str(fields.pop("cause", "")), _zero_row_cause(zero)]))
+        return Solution(method, full, cause=cause, zero_rows=zero, **fields)  # type: ignore[arg-type]
+
+
+def cosines_of(gramian: ArrayLike, caller: str) -> Cosines:
+    """Check a Gramian and bring it to unit diagonal.
+
+    Args:
+        gramian: Shape (K, K), symmetric and positive semidefinite up to rounding; any real dtype.
+        caller: The function named in errors.
+
+    Raises:
+        ShapeError: Not square, empty, not symmetric, or not a Gramian (a negative diagonal entry, or an
+            off-diagonal one larger than the Cauchy-Schwarz inequality allows).
+        NonFiniteError: It holds NaN or infinity.
+    """
+    given = np.asarray(gramian)
+    if given.ndim != 2 or given.shape[0] != given.shape[1] or given.shape[0] == 0:
+        raise ShapeError(
+            f"{caller}: a Gramian of shape (K, K) is needed, got shape {given.shape}; "
+            "from a Jacobian J of shape (K, P) it is J @ J.T"
+        )
+    if given.dtype.kind not in "fiub":
+        raise ShapeError(f"{caller}: a real Gramian is needed, got dtype {given.dtype}")
+    g = given.astype(np.float64)
+    if not np.isfinite(g).all():
+        bad = np.unique(np.nonzero(~np.isfinite(g))[0]).tolist()
+        raise NonFiniteError(f"{caller}: the Gramian of shape {g.shape} has NaN or infinity in rows {bad}")
+    squares = np.diagonal(g)
+    if squares.min() < 0:
+        i = int(squares.argmin())
+        raise ShapeError(
+            f"{caller}: G[{i}, {i}] = {squares[i]:.3g} is negative, so this is no Gramian J @ J.T"
+        )
+    rows = np.flatnonzero(squares > SMALLEST_SQUARE)
+    norms = np.sqrt(squares[rows])
+    c = g[np.ix_(rows, rows)] / norms[:, None] / norms
+    asymmetry = np.abs(c - c.T)
+    if asymmetry.size and asymmetry.max() > SYMMETRY_TOLERANCE:
+        i, j = (int(rows[k]) for k in np.unravel_index(asymmetry.argmax(), c.shape))
+        raise ShapeError(
+            f"{caller}: the Gramian of shape {g.shape} is not symmetric: "
+            f"G[{i}, {j}] = {g[i, j]:.6g} but G[{j}, {i}] = {g[j, i]:.6g}"
+        )
+    c = (c + c.T) / 2
+    largest = np.abs(c).max(initial=0.0)
+    if largest > 1 + SYMMETRY_TOLERANCE:
+        raise ShapeError(
+            f"{caller}: an entry is {largest:.6g} times the product of its rows' norms, "
+            "so this is no Gramian J @ J.T"
+        )
+    np.fill_diagonal(c, 1.0)
+    return Cosines(c, norms, rows, len(g))
+
+
+def all_zero(problem: Cosines, method: str) -> Solution:
+    """The outcome when every gradient is zero: nothing to balance."""
+    return Solution(
+        method,
+        np.zeros(problem.num_tasks),
+        residual=0.0,
+        floor=0.0,
+        outcome="degenerate",
+        cause="every gradient is zero",
+        zero_rows=problem.zero_rows,
+    )
+
+
+def symmetrised(weights: np.ndarray, cosines: np.ndarray, same: Callable[[int, int], bool]) -> np.ndarray:
+    """Give identical tasks (cosine 1, equal norm) equal weights, which leaves the direction as it is."""
+    if np.count_nonzero(cosines >= 1.0) == len(weights):
+        return weights
+    shared, seen = weights.copy(), np.zeros(len(weights), bool)
+    for i in range(len(weights)):
+        if not seen[i]:
+            group = [j for j in np.flatnonzero(cosines[i] >= 1.0).tolist() if same(i, j)]
+            seen[group] = True
+            shared[group] = weights[group].mean()
+    return shared
+
+
+def _zero_row_cause(rows: tuple[int, ...]) -> str:
+    return f"zero gradient in row{'s' * (len(rows) > 1)} {', '.join(map(str, rows))}" if rows else ""
