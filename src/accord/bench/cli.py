@@ -1,4 +1,4 @@
-"""The command ``accord``: one frozen dataclass a verb, whose fields are its options and whose comments its help.
+"""The command ``accord``: one frozen dataclass a verb; its fields are the options, their comments the help.
 
 Torch and the like are imported by the verbs that need them, so that ``accord --help`` is quick.
 """
@@ -10,9 +10,9 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal, Union
+from typing import TYPE_CHECKING, Annotated, Literal
 
-from accord.errors import AccordError, DependencyError, OptionError, UnknownNameError
+from accord.errors import AccordError, DependencyError, UnknownNameError
 
 try:
     import tyro
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 Name = Annotated[str, arg(metavar="EXPERIMENT")]
-Specs = Annotated[tuple[str, ...], arg(metavar="SPEC ...")]
+Specs = Annotated[tuple[str, ...], arg(metavar="SPEC ...", help_behavior_hint="(default: the experiment's own list)")]
 Seeds = Annotated[tuple[int, ...], arg(metavar="SEED ...")]
 Folder = Annotated[Path, arg(metavar="FOLDER")]
 
@@ -51,8 +51,8 @@ class List:
 class Run:
     """Train methods × seeds of an experiment, then print its table.
 
-    What is done is skipped, what was interrupted goes on from its last checkpoint to the same numbers, and what
-    failed is tried again. The exit code is 1 if any run failed.
+    What is done is skipped, what was interrupted goes on from its last checkpoint to the same numbers, and
+    what failed is tried again. The exit code is 1 if any run failed.
     """
 
     experiment: Positional[Name]
@@ -60,7 +60,7 @@ class Run:
     preset: str = "laptop"
     """smoke (seconds), laptop (minutes) or paper (the published protocol)."""
     methods: Specs = ()
-    """Such as nash-mtl cagrad:c=0.5 stl (one run per task); by default the experiment's own list."""
+    """Such as nash-mtl cagrad:c=0.5 stl (one run per task)."""
     seeds: Seeds = (0,)
     """One run a method for each."""
     store: Folder = Path("runs")
@@ -70,7 +70,7 @@ class Run:
     fresh: bool = False
     """Discard earlier runs of these methods and seeds, and start anew."""
     report: bool = True
-    """Print the table and draw the figures at the end."""
+    """Whether to print the table and draw the figures at the end."""
 
     def __call__(self) -> int:
         """Run, then report."""
@@ -92,9 +92,7 @@ class Run:
             )
         except KeyboardInterrupt:
             without = " (without --fresh)" if self.fresh else ""
-            _say(
-                f"stopped; what is done is kept, and the same command{without} goes on from the last checkpoints"
-            )
+            _say(f"stopped; what is done is kept, and the same command{without} goes on from the checkpoints")
             return INTERRUPTED
         failed = [outcome for outcome in outcomes if outcome.status == "failed"]
         elsewhere = [outcome for outcome in outcomes if outcome.status == "elsewhere"]
@@ -105,8 +103,8 @@ class Run:
             _say(f"{len(elsewhere)} of {len(outcomes)} runs are being trained by another process")
         if failed:
             _say(
-                f"{len(failed)} of {len(outcomes)} runs failed; their tracebacks are in failure.json in their "
-                "folders, and the same command tries them again"
+                f"{len(failed)} of {len(outcomes)} runs failed; failure.json in their folders holds the "
+                "tracebacks, and the same command tries them again"
             )
         return FAILED if failed else OK
 
@@ -203,7 +201,15 @@ class Doctor:
         return FAILED if any(finding.status == "broken" for finding in findings) else OK
 
 
-VERBS = {"list": List, "run": Run, "report": ReportVerb, "plot": Plot, "solve": Solve, "doctor": Doctor}
+Verb = (
+    Annotated[List, subcommand("list")]
+    | Annotated[Run, subcommand("run")]
+    | Annotated[ReportVerb, subcommand("report")]
+    | Annotated[Plot, subcommand("plot")]
+    | Annotated[Solve, subcommand("solve")]
+    | Annotated[Doctor, subcommand("doctor")]
+)
+VERBS = ("list", "run", "report", "plot", "solve", "doctor")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -232,7 +238,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return BROKEN_PIPE
 
 
-def _parse(args: list[str]) -> List | Run | ReportVerb | Plot | Solve | Doctor:
+def _parse(args: list[str]) -> Verb:
     if args == ["--version"]:
         from accord.bench.store import accord_version
 
@@ -241,16 +247,13 @@ def _parse(args: list[str]) -> List | Run | ReportVerb | Plot | Solve | Doctor:
     if not args[0].startswith("-") and args[0] not in VERBS:
         from accord.balancers.registry import suggest
 
-        raise UnknownNameError(
-            f"unknown verb {args[0]!r}{suggest(args[0], VERBS)} (`accord --help` shows all)"
-        )
-    verbs = Union[tuple(Annotated[verb, subcommand(name)] for name, verb in VERBS.items())]  # noqa: UP007
+        raise UnknownNameError(f"unknown verb {args[0]!r}{suggest(args[0], VERBS)} (`accord --help` shows all)")
     return tyro.cli(
-        verbs,  # pyrefly: ignore
+        Verb,
         prog="accord",
         description="Exact gradient balancing for multi-task learning: run, compare and inspect.",
         args=args,
-        config=(tyro.conf.OmitSubcommandPrefixes,),
+        config=(tyro.conf.OmitSubcommandPrefixes, tyro.conf.FlagCreatePairsOff),
     )
 
 

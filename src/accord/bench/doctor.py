@@ -40,12 +40,14 @@ def examine(store: Path) -> list[Finding]:
 
 def print_findings(findings: list[Finding], console: Console) -> None:
     """One line a finding."""
+    from rich.text import Text
+
     width = max(len(finding.subject) for finding in findings)
     styles = {"ok": "green", "absent": "yellow", "broken": "bold red"}
     for finding in findings:
-        status = f"[{styles[finding.status]}]{finding.status:<6}[/]"
-        console.print(f"{finding.subject:<{width}}  {status}  ", end="", highlight=False)
-        console.print(finding.detail, markup=False, highlight=False, soft_wrap=True)
+        status = (f"{finding.status:<6}", styles[finding.status])
+        line = Text.assemble(f"{finding.subject:<{width}}  ", status, f"  {finding.detail}")
+        console.print(line, highlight=False, soft_wrap=True)
 
 
 def _software() -> Iterator[Finding]:
@@ -63,9 +65,7 @@ def _devices() -> Iterator[Finding]:
     import torch
 
     usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    yield Finding(
-        "CPU", "ok", f"{usable} cores; torch uses {torch.get_num_threads()} threads, a run of accord 1"
-    )
+    yield Finding("CPU", "ok", f"{usable} cores; torch uses {torch.get_num_threads()} threads, a run of accord 1")
     if torch.cuda.is_available():
         for index in range(torch.cuda.device_count()):
             name = torch.cuda.get_device_name(index)
@@ -90,9 +90,7 @@ def _extras() -> Iterator[Finding]:
         if missing:
             yield Finding(f"[{extra}]", "absent", f"no {', '.join(missing)}: pip install 'accord[{extra}]'")
         else:
-            yield Finding(
-                f"[{extra}]", "ok", ", ".join(f"{name} {version}" for name, version in versions.items())
-            )
+            yield Finding(f"[{extra}]", "ok", ", ".join(f"{name} {version}" for name, version in versions.items()))
 
 
 def _version(name: str) -> str | None:
@@ -119,9 +117,7 @@ def _data() -> Iterator[Finding]:
         if wrong:
             yield Finding("QM9 files", "broken", f"missing or cut in {folder}: {', '.join(wrong)}")
         else:
-            yield Finding(
-                "QM9 files", "ok", f"{len(FILES)} files in {folder} (sizes right; contents checked on use)"
-            )
+            yield Finding("QM9 files", "ok", f"{len(FILES)} files in {folder} (sizes right; contents checked on use)")
     cache = cache_folder()
     if cache.is_dir():
         size = sum(path.stat().st_size for path in cache.rglob("*") if path.is_file())

@@ -18,7 +18,7 @@ CHECKPOINT_SECONDS = 5.0
 """A killed run loses at most this much work plus one unit; shorter units are not saved one by one."""
 
 Listener = Callable[[int, int], None]
-"""Called as ``listener(unit, length)`` when a run starts (with the unit it goes on from) and after each unit."""
+"""Called as ``listener(unit, length)`` when a run starts, at the unit it goes on from, and after each unit."""
 
 
 @dataclass(frozen=True)
@@ -149,9 +149,7 @@ class _Heard:
     def __init__(self) -> None:
         self._entries: dict[tuple[str, str, int], dict[str, Any]] = {}
 
-    def show(
-        self, message: Warning | str, category: type[Warning], file: str, line: int, *_: Any, **__: Any
-    ) -> None:
+    def show(self, message: Warning | str, category: type[Warning], file: str, line: int, *_: Any, **__: Any) -> None:
         """Stands in for ``warnings.showwarning``."""
         fresh = {"category": category.__name__, "message": str(message), "count": 0}
         entry = self._entries.setdefault((category.__name__, file, line), fresh)

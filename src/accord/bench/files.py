@@ -76,9 +76,7 @@ def read_json(path: Path) -> Any:
     try:
         return json.loads(data)
     except ValueError as error:
-        raise StoreError(
-            f"{path} is not valid JSON ({error}): it was altered by hand or by a disk fault"
-        ) from error
+        raise StoreError(f"{path} is not valid JSON ({error}): it was altered by hand or by a disk fault") from error
 
 
 def write_all(fd: int, data: bytes | memoryview) -> None:

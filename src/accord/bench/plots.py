@@ -84,7 +84,7 @@ def draw(store: Store, experiment: Experiment, preset: str, folder: Path, kind: 
 
 @contextmanager
 def style(kind: str = "png") -> Iterator[None]:
-    """accord's look, and the file format that ``save`` writes, inside the block."""
+    """The look of accord, and the file format that ``save`` writes, inside the block."""
     import matplotlib
 
     with matplotlib.rc_context({**STYLE, "savefig.format": kind}):
@@ -104,9 +104,7 @@ def save(figure: Figure, folder: Path, stem: str) -> Path:
     return path
 
 
-def grid(
-    panels: int, width: float = 2.6, height: float = 2.0, most: int = 5, **axes: Any
-) -> tuple[Figure, list[Axes]]:
+def grid(panels: int, width: float = 2.6, height: float = 2.0, most: int = 5, **axes: Any) -> tuple[Figure, list[Axes]]:
     """A figure with ``panels`` equal panels, at most ``most`` in a row."""
     from matplotlib.figure import Figure
 
@@ -190,9 +188,7 @@ def _weights(report: Report, runs: Sequence[Run]) -> Figure | None:
 
 def _conflict(report: Report, runs: Sequence[Run]) -> Figure | None:
     """One panel a method, the others in grey behind it: share of conflicting task pairs over the steps."""
-    series = {
-        m: _series(group, lambda r: _one(r.get("conflict"))) for m, group in by_method(report, runs).items()
-    }
+    series = {m: _series(group, lambda r: _one(r.get("conflict"))) for m, group in by_method(report, runs).items()}
     series = {m: points for m, points in series.items() if points}
     if not series:
         return None

@@ -103,9 +103,7 @@ def summarise(store: Store, experiment: Experiment, preset: str) -> Report:
         )
     higher = {name: metric.higher_is_better for name, metric in experiment.metrics}
     samples = {method: _samples(runs, higher) for method, runs in groups.items()}
-    means = {
-        method: {n: statistics.fmean(v.values()) for n, v in per.items()} for method, per in samples.items()
-    }
+    means = {method: {n: statistics.fmean(v.values()) for n, v in per.items()} for method, per in samples.items()}
     whole = {method: values for method, values in means.items() if _complete(values, higher)}
     ranks = mean_rank({m: v for m, v in whole.items() if m != STL}, higher) if whole.keys() - {STL} else {}
     notes = _notes(experiment, means, higher)
@@ -210,33 +208,21 @@ def _seconds(runs: Sequence[Run]) -> float | None:
 
 
 def _residual(runs: Sequence[Run]) -> float | None:
-    found = [
-        record["residual"] for run in runs for record in run.records() if record.get("residual") is not None
-    ]
+    found = [record["residual"] for run in runs for record in run.records() if record.get("residual") is not None]
     return max(found, key=lambda r: (math.isnan(r), r)) if found else None  # NaN is the worst
 
 
-def _notes(
-    experiment: Experiment, means: Mapping[str, Mapping[str, float]], names: Iterable[str]
-) -> list[str]:
+def _notes(experiment: Experiment, means: Mapping[str, Mapping[str, float]], names: Iterable[str]) -> list[str]:
     names = list(names)
     notes = []
     for method, values in means.items():
         if method != STL and not _complete(values, names):
             bad = [name for name in names if not math.isfinite(values.get(name, math.nan))]
-            notes.append(
-                f"{method} has no finite {', '.join(bad)}: it is left out of the mean rank and of Δm"
-            )
+            notes.append(f"{method} has no finite {', '.join(bad)}: it is left out of the mean rank and of Δm")
     if experiment.baseline and not _complete(means.get(STL, {}), names):
         have = means.get(STL, {})
-        missing = dict.fromkeys(
-            n.rpartition("/")[0] for n in names if not math.isfinite(have.get(n, math.nan))
-        )
-        which = (
-            f"of {', '.join(missing)}"
-            if have
-            else f"of any task: `accord run {experiment.name} --methods stl`"
-        )
+        missing = dict.fromkeys(n.rpartition("/")[0] for n in names if not math.isfinite(have.get(n, math.nan)))
+        which = f"of {', '.join(missing)}" if have else f"of any task: `accord run {experiment.name} --methods stl`"
         notes.append(f"Δm is blank: the store has no finished STL run {which}")
     return notes
 

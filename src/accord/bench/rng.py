@@ -32,10 +32,15 @@ def isolated(seed: int) -> Iterator[None]:
 
 def get_state() -> dict[str, Any]:
     """The state of all global generators, in types that ``torch.load(weights_only=True)`` accepts."""
-    _, keys, position, has_gauss, cached = np.random.get_state()  # noqa: NPY002
+    legacy: Any = np.random.get_state(legacy=False)  # noqa: NPY002
     return {
         "python": random.getstate(),
-        "numpy": (torch.from_numpy(keys.astype(np.int64)), position, has_gauss, cached),
+        "numpy": {
+            "key": torch.from_numpy(legacy["state"]["key"].astype(np.int64)),
+            "pos": legacy["state"]["pos"],
+            "has_gauss": legacy["has_gauss"],
+            "gauss": legacy["gauss"],
+        },
         "torch": torch.get_rng_state(),
         "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else [],
     }
@@ -48,8 +53,9 @@ def set_state(state: dict[str, Any]) -> None:
         StoreError: The state was saved on a machine with more GPUs than this one has.
     """
     random.setstate(state["python"])
-    keys, position, has_gauss, cached = state["numpy"]
-    np.random.set_state(("MT19937", keys.numpy().astype(np.uint32), position, has_gauss, cached))  # noqa: NPY002
+    legacy = state["numpy"]
+    keys = legacy["key"].numpy().astype(np.uint32)
+    np.random.set_state(("MT19937", keys, legacy["pos"], legacy["has_gauss"], legacy["gauss"]))  # noqa: NPY002
     torch.set_rng_state(state["torch"])
     if len(state["cuda"]) > torch.cuda.device_count():
         raise StoreError(

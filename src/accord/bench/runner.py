@@ -1,4 +1,4 @@
-"""Methods × seeds of one experiment: what is done is skipped, what was interrupted goes on, what fails is told."""
+"""Methods × seeds of an experiment: what is done is skipped, what was interrupted goes on, failures are told."""
 
 from __future__ import annotations
 
@@ -40,8 +40,8 @@ def run(
     Args:
         experiment: What to run.
         preset: One of its presets.
-        methods: Method specs such as ``"cagrad:c=0.5"``; the experiment's own list by default. ``"stl"`` stands
-            for one run per task.
+        methods: Method specs such as ``"cagrad:c=0.5"``; the experiment's own list by default. ``"stl"``
+            stands for one run per task.
         seeds: Non-negative integers.
         store: The folder of the runs.
         jobs: How many runs to train at a time, each in a process of its own.
@@ -68,9 +68,7 @@ def run(
     if not fresh:
         for each in runs:
             each.check_settings(settings)
-    outcomes = {
-        each.key: Outcome(each.key, "skipped") for each in runs if each.status == "done" and not fresh
-    }
+    outcomes = {each.key: Outcome(each.key, "skipped") for each in runs if each.status == "done" and not fresh}
     todo = [
         Job(each, experiment.trial, experiment.presets[preset], settings, 1, fresh, checkpoint_seconds)
         for each in runs
@@ -92,9 +90,7 @@ def run(
     return [outcomes[key] for key in keys]
 
 
-def plan(
-    experiment: Experiment, preset: str, methods: Sequence[str] | None, seeds: Sequence[int]
-) -> list[RunKey]:
+def plan(experiment: Experiment, preset: str, methods: Sequence[str] | None, seeds: Sequence[int]) -> list[RunKey]:
     """The keys of all runs asked for, each once, after checking every name and option.
 
     Raises:
@@ -109,13 +105,9 @@ def plan(
     for text in experiment.methods if methods is None else methods:
         specs.update(dict.fromkeys(expand(experiment, text)))
     if not specs or not seeds:
-        raise OptionError(
-            f"experiment {experiment.name!r}: no methods or no seeds, so there is nothing to run"
-        )
+        raise OptionError(f"experiment {experiment.name!r}: no methods or no seeds, so there is nothing to run")
     unique = dict.fromkeys(seeds)
-    return [
-        RunKey(experiment.name, experiment.version, preset, spec, seed) for seed in unique for spec in specs
-    ]
+    return [RunKey(experiment.name, experiment.version, preset, spec, seed) for seed in unique for spec in specs]
 
 
 def check_preset(experiment: Experiment, preset: str) -> None:
@@ -139,9 +131,7 @@ def expand(experiment: Experiment, text: str) -> list[MethodSpec]:
         raise OptionError(f"method 'stl' has no option {wrong[0]!r}; its only option: task")
     task = str(spec.options["task"])
     if task not in tasks:
-        raise UnknownNameError(
-            f"experiment {experiment.name!r} has no task {task!r}{registry.suggest(task, tasks)}"
-        )
+        raise UnknownNameError(f"experiment {experiment.name!r} has no task {task!r}{registry.suggest(task, tasks)}")
     return [spec]
 
 
@@ -152,7 +142,7 @@ def settings_of(preset: Any) -> Any:
 
 
 def _longest_first(jobs: list[Job], store: Store) -> list[Job]:
-    """Begin with the methods that took longest with other seeds, so that none is left running alone at the end."""
+    """Begin with the methods that took longest with other seeds, so that none runs on alone at the end."""
     key = jobs[0].run.key
     cost: dict[str, float] = {}
     for done in store.runs(key.experiment, key.version, key.preset):

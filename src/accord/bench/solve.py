@@ -37,7 +37,10 @@ def read_gramian(source: str) -> np.ndarray:
             return np.asarray(np.load(io.BytesIO(data), allow_pickle=False), dtype=np.float64)
         lines = data.decode().replace(",", " ").splitlines()
         rows = [[float(number) for number in line.split()] for line in lines if line.strip()]
-        return np.array(rows, dtype=np.float64).reshape(len(rows), -1)
+        lengths = sorted({len(row) for row in rows})
+        if len(lengths) != 1:
+            raise ValueError(f"its rows have {' or '.join(map(str, lengths)) or 'no'} numbers")
+        return np.array(rows, dtype=np.float64)
     except ValueError as error:
         raise DataError(
             f"{name} is not a matrix of numbers ({error}): give a .npy file, or text with one row a line and "
@@ -59,14 +62,14 @@ def solve(gramian: np.ndarray, spec: str) -> Solution:
     name, options = parse_spec(spec)
     if name not in SOLVERS:
         raise UnknownNameError(
-            f"no solver {name!r} works on a Gramian alone{suggest(name, SOLVERS)}; there are: {', '.join(SOLVERS)}"
+            f"no solver {name!r} works on a Gramian alone (there are {', '.join(SOLVERS)}){suggest(name, SOLVERS)}"
         )
     allowed = list(inspect.signature(SOLVERS[name]).parameters)[1:]
     for option in options:
         if option not in allowed:
             raise OptionError(
-                f"solver {name!r} has no option {option!r}{suggest(option, allowed)}; "
-                f"its options: {', '.join(allowed) or 'none'}"
+                f"solver {name!r} has no option {option!r} (it has {', '.join(allowed) or 'none'})"
+                f"{suggest(option, allowed)}"
             )
     return SOLVERS[name](gramian, **options)
 
@@ -96,8 +99,6 @@ def print_solution(spec: str, gramian: np.ndarray, solution: Solution, console: 
     for task, (weight, progress) in enumerate(zip(solution.weights, gramian @ solution.weights, strict=True)):
         table.add_row(str(task), f"{weight:.8g}", f"{progress:.8g}")
     console.print(table)
-    print(
-        f"{spec}: {solution.outcome}; residual {solution.residual:.1e} (float64 shows no less than {solution.floor:.1e})"
-    )
+    print(f"{spec}: {solution.outcome}; residual {solution.residual:.1e} (floor of float64 {solution.floor:.1e})")
     if solution.cause:
         print(solution.cause)

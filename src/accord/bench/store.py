@@ -63,7 +63,7 @@ class Run:
 
     @property
     def status(self) -> Status:
-        """``"done"``, ``"failed"`` (last attempt), ``"unfinished"`` (running or interrupted) or ``"absent"``."""
+        """``"done"``, ``"failed"`` (last attempt), ``"unfinished"`` (running, interrupted) or ``"absent"``."""
         for name, status in (("result", "done"), ("failure", "failed"), ("run", "unfinished")):
             if (self.folder / f"{name}.json").exists():
                 return status
@@ -79,7 +79,7 @@ class Run:
         return read_json(self.folder / "run.json")
 
     def records(self) -> list[dict[str, Any]]:
-        """The record of each unit, in order, each with its ``unit`` (from 1); a repeated unit's last counts."""
+        """The record of each unit in order, with its ``unit`` (from 1); of a repeated unit the last counts."""
         last = {record["unit"]: record for record in read_lines(self.folder / "metrics.jsonl")}
         return [last[unit] for unit in sorted(last)]
 
@@ -139,9 +139,7 @@ class Store:
 
     def run(self, key: RunKey) -> Run:
         """The run with that key, whether it exists or not."""
-        folder = (
-            self._folder(key.experiment, key.version, key.preset) / slug(str(key.method)) / f"seed-{key.seed}"
-        )
+        folder = self._folder(key.experiment, key.version, key.preset) / slug(str(key.method)) / f"seed-{key.seed}"
         return Run(key, folder)
 
     def runs(self, experiment: str, version: int, preset: str) -> Iterator[Run]:
@@ -155,9 +153,7 @@ class Store:
             made = read_json(path)["key"]
             run = self.run(key_from_json(made))
             if run.folder != path.parent:
-                raise StoreError(
-                    f"{path} describes {label(run.key)}, which belongs in {run.folder}: move it back"
-                )
+                raise StoreError(f"{path} describes {label(run.key)}, which belongs in {run.folder}: move it back")
             yield run
 
     def presets(self, experiment: str, version: int) -> tuple[str, ...]:
@@ -173,8 +169,8 @@ class Store:
         if found != FORMAT:
             maker = marker.get("made_by", "unknown") if isinstance(marker, dict) else "unknown"
             raise StoreError(
-                f"store {self.root}: format {found!r}, made by {maker}; accord {accord_version()} reads format "
-                f"{FORMAT}: name another folder with --store, or use the accord that made it"
+                f"store {self.root}: format {found!r}, made by {maker}; accord {accord_version()} reads "
+                f"format {FORMAT}: name another folder with --store, or use the accord that made it"
             )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -56,6 +57,15 @@ def markdown(report: Report) -> str:
     return "\n".join([*lines, "", *(f"* {line}" for line in footer(report))]).rstrip() + "\n"
 
 
+def plain(report: Report) -> str:
+    """The whole table as text without colours, for a file."""
+    from rich.console import Console
+
+    buffer = io.StringIO()
+    print_report(report, Console(file=buffer, width=1000))
+    return "".join(f"{line.rstrip()}\n" for line in buffer.getvalue().splitlines())
+
+
 def columns(report: Report) -> tuple[list[Column], list[Column]]:
     """The metrics' columns, and those that sum a method up."""
     single = all(len(task.metrics) == 1 for task in report.experiment.tasks)
@@ -86,9 +96,7 @@ def footer(report: Report) -> list[str]:
     if any(row.metrics and any(v.error is not None for v in row.metrics.values()) for row in report.rows):
         lines.append("Means over seeds ± standard error of the mean.")
     if any(row.method == "stl" for row in report.rows):
-        lines.append(
-            "stl trains one network a task: its time is their sum, and it takes no part in the mean rank."
-        )
+        lines.append("stl trains one network a task: its time is their sum, and it takes no part in the mean rank.")
     lines += [f"Note: {note}." for note in report.notes]
     if report.left_out:
         lines.append("Not in the table; the same `accord run` tries these again from their last checkpoint:")
@@ -123,9 +131,7 @@ def _numbers(
         if value is not None and math.isfinite(value.mean) and row.method != "stl"
     }
     best: Callable[[Iterable[float]], float] = max if higher else min
-    marked = (
-        {i for i, x in rivals.items() if x == best(rivals.values())} if rate and len(rivals) > 1 else set()
-    )
+    marked = {i for i, x in rivals.items() if x == best(rivals.values())} if rate and len(rivals) > 1 else set()
     return Column(heading, cells, frozenset(marked))
 
 

@@ -96,8 +96,8 @@ class _Worker:
             pass  # it died meanwhile: the next recv() says so
         except Exception as error:
             raise AccordError(
-                f"the experiment's trial or preset cannot be sent to a worker process ({error}): define both at "
-                "the top level of an importable module, or run with jobs=1"
+                f"the experiment's trial or preset cannot be sent to a worker process ({error}): define both "
+                "at the top level of an importable module, or run with jobs=1"
             ) from error
 
 
@@ -127,8 +127,8 @@ def _died(worker: _Worker) -> Outcome:
         how += ", as the system does when memory runs out"
     if worker.job is None:
         raise AccordError(
-            f"a worker process died before it took any work ({how}): see its message above; a script that calls "
-            'run(jobs=…) needs `if __name__ == "__main__":` around it, or jobs=1'
+            f"a worker process died before it took any work ({how}): see its message above; a script that "
+            'calls run(jobs=…) needs `if __name__ == "__main__":` around it, or jobs=1'
         )
     run, cause = worker.job.run, f"its worker process died ({how})"
     try:

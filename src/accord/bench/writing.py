@@ -142,7 +142,8 @@ class RunWriter:
         """The newest whole checkpoint.
 
         Returns:
-            The unit (0 with no checkpoint), the state or None, and a note, empty unless the newest was unusable.
+            The unit (0 with no checkpoint), the state or None, and a note that is empty unless the newest
+            was unusable.
 
         Raises:
             StoreError: There are checkpoints, but none that is whole, or records are missing.
@@ -158,14 +159,10 @@ class RunWriter:
                 faults.append(str(error))
                 continue
             self._check_records(saved["unit"])
-            note = (
-                f"{'; '.join(faults)}; going on from the one before, unit {saved['unit']}" if faults else ""
-            )
+            note = f"{'; '.join(faults)}; going on from the one before, unit {saved['unit']}" if faults else ""
             return saved["unit"], saved["state"], note
         if faults:
-            raise StoreError(
-                f"{'; '.join(faults)}; no older checkpoint is whole: give --fresh to run it anew"
-            )
+            raise StoreError(f"{'; '.join(faults)}; no older checkpoint is whole: give --fresh to run it anew")
         return 0, None, ""
 
     def finish(self, result: dict[str, Any]) -> None:
@@ -176,9 +173,7 @@ class RunWriter:
 
     def fail(self, error: BaseException, unit: int) -> None:
         """Record why this attempt ended; the checkpoint stays for the next one."""
-        write_failure(
-            self.run, unit, type(error).__name__, str(error), "".join(traceback.format_exception(error))
-        )
+        write_failure(self.run, unit, type(error).__name__, str(error), "".join(traceback.format_exception(error)))
 
     def close(self) -> None:
         """Close the open file."""
@@ -212,8 +207,8 @@ class RunWriter:
         missing = [u for u in range(1, unit + 1) if u not in present]
         if missing:
             raise StoreError(
-                f"{self.run.folder / 'metrics.jsonl'} lacks unit {missing[0]} ({len(missing)} of the {unit} units "
-                "before the checkpoint): it was cut or altered; give --fresh to run it anew"
+                f"{self.run.folder / 'metrics.jsonl'} lacks unit {missing[0]} ({len(missing)} of the {unit} "
+                "units before the checkpoint): it was cut or altered; give --fresh to run it anew"
             )
 
 
@@ -237,7 +232,7 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
         saved = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
         if not isinstance(saved, dict) or saved.keys() != {"unit", "state"}:
             raise ValueError("not a checkpoint of accord")
-    except Exception as error:  # noqa: BLE001 - damaged bytes make zipfile and torch raise almost anything
+    except Exception as error:  # damaged bytes make zipfile and torch raise almost anything
         raise StoreError(f"checkpoint {path} is damaged ({error})") from error
     return saved
 
