@@ -56,9 +56,7 @@ def minimise_on_simplex(t: np.ndarray, start: int, target: Target, reduced: Redu
     return SimplexPoint(best, ROUNDS_PER_TASK * len(t))
 
 
-def _inner(
-    u: np.ndarray, t: np.ndarray, support: np.ndarray, target: Target
-) -> tuple[np.ndarray, np.ndarray]:
+def _inner(u: np.ndarray, t: np.ndarray, support: np.ndarray, target: Target) -> tuple[np.ndarray, np.ndarray]:
     """Move to the minimiser on the support's hull, dropping tasks whose weight reaches zero on the way."""
     while True:
         aim, bounded = target(support)

@@ -16,7 +16,7 @@ from accord.solvers.scaling import SMALLEST_SQUARE
 
 
 def fair_residual(gramian: ArrayLike, weights: ArrayLike, alpha: float = 1.0) -> float:
-    """max |w_i^(1/α)·(Gw)_i − 1| over the tasks with a gradient: Nash-MTL (α = 1) and FairGrad.
+    """Max |w_i^(1/α)·(Gw)_i − 1| over the tasks with a gradient: Nash-MTL (α = 1) and FairGrad.
 
     For α = ∞ the condition is that of its limit: (Gw)_i = 1 where w_i > 0, and at least 1 elsewhere.
 
@@ -29,7 +29,7 @@ def fair_residual(gramian: ArrayLike, weights: ArrayLike, alpha: float = 1.0) ->
     live = np.diagonal(g) > SMALLEST_SQUARE
     if not live.any():
         return 0.0
-    supply = g @ w[live]
+    supply = (g @ w)[live]
     w = w[live]
     if np.isinf(alpha):
         short = 1.0 - supply
@@ -90,7 +90,7 @@ def imtl_g_spread(gramian: ArrayLike, weights: ArrayLike) -> float:
     live = norms > np.sqrt(SMALLEST_SQUARE)
     if not live.any():
         return 0.0
-    projections = g @ w[live] / norms[live]
+    projections = (g @ w)[live] / norms[live]
     mean = float(projections.mean())
     largest = float(np.abs(projections).max())
     return float(np.abs(projections - mean).max()) / abs(mean) if mean else float(largest > 0)
@@ -144,7 +144,5 @@ def pareto_stationarity(gramian: ArrayLike) -> float:
 def _pair(gramian: ArrayLike, weights: ArrayLike, caller: str) -> tuple[np.ndarray, np.ndarray]:
     g, w = np.asarray(gramian, np.float64), np.asarray(weights, np.float64)
     if g.ndim != 2 or g.shape != (len(g), len(g)) or w.shape != (len(g),):
-        raise ShapeError(
-            f"{caller}: a Gramian (K, K) and weights (K,) are needed, got {g.shape} and {w.shape}"
-        )
+        raise ShapeError(f"{caller}: a Gramian (K, K) and weights (K,) are needed, got {g.shape} and {w.shape}")
     return g, w

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 from numpy.typing import ArrayLike
 
@@ -97,9 +99,7 @@ def _fair(problem: Cosines, alpha: float, method: str) -> Solution:
     if not len(problem.rows):
         return all_zero(problem, method)
     log_norms = np.log(problem.norms)
-    centre = float(
-        log_norms.mean()
-    )  # an overall scale leaves the problem as it is; centred, nothing overflows
+    centre = float(log_norms.mean())  # an overall scale leaves the problem as it is; centred, nothing overflows
     result = minimise_fair(problem.cosines, log_norms - centre, alpha)
     outcome: Outcome = "solved"
     cause = ""
@@ -137,7 +137,7 @@ def _max_min(gramian: ArrayLike) -> Solution:
     g = np.asarray(gramian, np.float64)
     square = float(point.weights @ g @ point.weights)
     if point.outcome != "solved" or square <= 0.0:
-        return Solution(**{**vars(point), "method": "fairgrad"})
+        return replace(point, method="fairgrad")
     weights = point.weights / square
     return Solution(
         "fairgrad",

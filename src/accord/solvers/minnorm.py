@@ -214,6 +214,4 @@ def _finished(
     elif gap > TOLERANCE[method]:
         outcome = "stationary" if floor > FEW_DIGITS else "solved"
         cause = f"the norms' spread and the conflict allow no smaller gap than {floor:.1e} in float64"
-    return problem.solution(
-        method, weights, residual=gap, floor=floor, outcome=outcome, cause=cause, steps=steps
-    )
+    return problem.solution(method, weights, residual=gap, floor=floor, outcome=outcome, cause=cause, steps=steps)

@@ -72,9 +72,7 @@ def _minimise_fair(c: np.ndarray, log_norms: np.ndarray, alpha: float) -> Kernel
     return replace(result, steps=steps)
 
 
-def _minimise(
-    c: np.ndarray, z: np.ndarray, log_b: np.ndarray, gamma: float, tolerance: float
-) -> KernelResult:
+def _minimise(c: np.ndarray, z: np.ndarray, log_b: np.ndarray, gamma: float, tolerance: float) -> KernelResult:
     """Newton's method at one γ from z = log u: on the logarithms where that helps, else on F."""
     absolute, rounding = np.abs(c), len(c) * EPS
     best = KernelResult(z, np.inf, np.inf, 0)
@@ -129,9 +127,7 @@ def _log_step(c: np.ndarray, z: np.ndarray, log_b: np.ndarray, gamma: float) -> 
     return None
 
 
-def _convex_step(
-    c: np.ndarray, u: np.ndarray, p: np.ndarray, q: np.ndarray, gamma: float
-) -> np.ndarray | None:
+def _convex_step(c: np.ndarray, u: np.ndarray, p: np.ndarray, q: np.ndarray, gamma: float) -> np.ndarray | None:
     """Newton's step on F in relative coordinates, (UCU + γ·diag(q)) x = q − p, as the next z; None if singular.
 
     Here p = u·Cu and q = u·b·u^(−γ), so that p − q is the gradient of F in those coordinates.
@@ -149,9 +145,7 @@ def _convex_step(
     return np.log(u) + np.log1p(_line_search(c, u, x, p, q, gamma) * x)
 
 
-def _line_search(
-    c: np.ndarray, u: np.ndarray, x: np.ndarray, p: np.ndarray, q: np.ndarray, gamma: float
-) -> float:
+def _line_search(c: np.ndarray, u: np.ndarray, x: np.ndarray, p: np.ndarray, q: np.ndarray, gamma: float) -> float:
     """A step length near the minimiser of F along x, where F is convex, so that its slope increases with t."""
     d = u * x
     linear, quadratic, supply = float(x @ p), float(d @ (c @ d)), x * q

@@ -77,9 +77,7 @@ def cosines_of(gramian: ArrayLike, caller: str) -> Cosines:
     squares = np.diagonal(g)
     if squares.min() < 0:
         i = int(squares.argmin())
-        raise ShapeError(
-            f"{caller}: G[{i}, {i}] = {squares[i]:.3g} is negative, so this is no Gramian J @ J.T"
-        )
+        raise ShapeError(f"{caller}: G[{i}, {i}] = {squares[i]:.3g} is negative, so this is no Gramian J @ J.T")
     rows = np.flatnonzero(squares > SMALLEST_SQUARE)
     norms = np.sqrt(squares[rows])
     c = g[np.ix_(rows, rows)] / norms[:, None] / norms
@@ -94,8 +92,7 @@ def cosines_of(gramian: ArrayLike, caller: str) -> Cosines:
     largest = np.abs(c).max(initial=0.0)
     if largest > 1 + SYMMETRY_TOLERANCE:
         raise ShapeError(
-            f"{caller}: an entry is {largest:.6g} times the product of its rows' norms, "
-            "so this is no Gramian J @ J.T"
+            f"{caller}: an entry is {largest:.6g} times the product of its rows' norms, so this is no Gramian J @ J.T"
         )
     np.fill_diagonal(c, 1.0)
     return Cosines(c, norms, rows, len(g))

@@ -82,9 +82,7 @@ def imtl_g(gramian: ArrayLike) -> Solution:
     return problem.solution("imtl-g", weights, residual=spread, floor=floor, outcome=outcome, cause=cause)
 
 
-def pcgrad(
-    gramian: ArrayLike, order: Order | None = None, generator: np.random.Generator | None = None
-) -> Solution:
+def pcgrad(gramian: ArrayLike, order: Order | None = None, generator: np.random.Generator | None = None) -> Solution:
     """PCGrad: each gradient projected off those it conflicts with, then summed.
 
     For each task i, ĝ_i starts as g_i; for each other task j in turn, where ĝ_iᵀg_j < 0, ĝ_i loses its
@@ -151,10 +149,10 @@ def _orders(order: Order | None, generator: np.random.Generator | None, k: int) 
     if generator is not None:
         return np.stack([generator.permutation(k) for _ in range(k)])
     given = np.asarray(order)
-    if given.ndim == 1:
+    if given.shape == (k,):
         given = np.tile(given, (k, 1))
     if given.shape != (k, k) or not (np.sort(given, axis=1) == np.arange(k)).all():
         raise OptionError(
-            f"pcgrad: order must be a permutation of 0..{k - 1}, or {k} of them, got shape {np.shape(order)}"
+            f"pcgrad: order must be a permutation of 0..{k - 1}, or {k} of them, got shape {given.shape}"
         )
     return given

@@ -1,0 +1,116 @@
+"""Balancers that mix the gradients coordinate by coordinate, so that no weights describe them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from accord.balancers.base import Balancer, Decision, Heads, check_choice
+from accord.balancers.randomness import PrivateGenerator
+from accord.balancers.registry import register
+from accord.errors import OptionError
+from accord.jacobian import Jacobian
+
+SEEDS = 2**62
+
+
+@register("graddrop")
+class GradDrop(Balancer):
+    """GradDrop: at each coordinate keep only the gradients of one sign, drawn with the odds of their sizes.
+
+    With P = ½(1 + Σg/Σ|g|) and U uniform, the positive parts are kept where P > U, else the negative ones, and
+    summed. The paper does this to the gradients of an activation; here, as in the code of the CAGrad and FairGrad
+    experiments, to those of the shared parameters. Heads take their own gradients.
+
+    Args:
+        tasks: The number of tasks, or their names.
+        leak: How much of the dropped gradients to keep, between 0 and 1.
+        reduction: ``"sum"`` or ``"mean"`` over the tasks.
+        seed: Of the balancer's own generator.
+        heads: ``"plain"`` only: there are no weights.
+
+    References:
+        Chen et al., "Just Pick a Sign", NeurIPS 2020, arXiv:2010.06808.
+    """
+
+    needs = "rows"
+    reference = "Chen et al., NeurIPS 2020"
+
+    def __init__(
+        self,
+        tasks: int | Sequence[str],
+        *,
+        leak: float = 0.0,
+        reduction: str = "sum",
+        seed: int = 0,
+        heads: Heads = "plain",
+    ) -> None:
+        super().__init__(tasks)
+        if not (isinstance(leak, (int, float)) and 0 <= leak <= 1):
+            raise OptionError(f"GradDrop: leak = {leak!r} is not between 0 and 1")
+        check_choice(reduction, ("sum", "mean"), "reduction", "GradDrop")
+        check_choice(heads, ("plain",), "heads", "GradDrop")
+        self.leak = leak
+        self.reduction = reduction
+        self.seed = seed
+        self.heads = heads
+        self._generator = PrivateGenerator(seed)
+
+    def decide(self, jacobian: Jacobian) -> Decision:
+        """Draw the signs and mix the rows."""
+        with self._generator.draw() as generator:
+            seed = int(torch.randint(SEEDS, (), generator=generator))
+        streams: dict[torch.device, torch.Generator] = {}
+        divisor = self.num_tasks if self.reduction == "mean" else 1
+        directions: list[Tensor | None] = []
+        for block in jacobian.rows():
+            if block is None:
+                directions.append(None)
+                continue
+            if block.device not in streams:
+                streams[block.device] = torch.Generator(block.device).manual_seed(seed)
+            directions.append(drop_signs(block, self.leak, streams[block.device]) / divisor)
+        nowhere = np.full(self.num_tasks, np.nan)
+        return Decision(nowhere, np.ones(self.num_tasks), jacobian.gramian(), directions=directions)
+
+    def _decide(self, jacobian: Jacobian) -> Decision:
+        if self.training:
+            return super()._decide(jacobian)
+        ones = np.ones(self.num_tasks)
+        return Decision(ones, ones, outcome="frozen", cause="the balancer is in eval mode")
+
+    def reset(self) -> None:
+        """Forget everything but the options."""
+        super().reset()
+        self._generator.reset()
+
+    def own_state(self) -> dict[str, Any]:
+        """The generator's state."""
+        return {"generator": self._generator.state}
+
+    def load_own_state(self, state: Mapping[str, Any]) -> None:
+        """Take up the generator's state."""
+        self._generator.state = state["generator"]
+
+
+def drop_signs(rows: Tensor, leak: float, generator: torch.Generator) -> Tensor:
+    """One sign a coordinate.
+
+    Args:
+        rows: Shape (K, *shape).
+        leak: Share of the dropped parts that stays.
+        generator: On the rows' device.
+
+    Returns:
+        Shape (*shape).
+    """
+    size = rows.abs().sum(0)
+    purity = 0.5 * (1.0 + rows.sum(0) / torch.where(size > 0, size, torch.ones_like(size)))
+    draw = torch.rand(purity.shape, generator=generator, device=rows.device, dtype=torch.float32)
+    positive = purity > draw
+    kept = torch.where(positive, rows.clamp(min=0), rows.clamp(max=0)).sum(0)
+    return kept if leak == 0 else leak * rows.sum(0) + (1.0 - leak) * kept

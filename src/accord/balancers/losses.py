@@ -1,0 +1,235 @@
+"""Balancers that look at the losses alone: one backward pass a step."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from accord.balancers.base import Balancer, Decision, check_choice, check_positive
+from accord.balancers.randomness import PrivateGenerator
+from accord.balancers.registry import register
+from accord.errors import NonFiniteError, OptionError
+from accord.jacobian import Jacobian
+
+
+class LossBalancer(Balancer):
+    """A balancer whose weights follow from the losses; heads and shared parameters have the same weights."""
+
+    def weigh(self, values: np.ndarray) -> np.ndarray:
+        """Weights (K,) from losses (K,); may change the method's state."""
+        raise TypeError(f"{type(self).__name__} has no weights: implement weigh(values)")
+
+    def decide(self, jacobian: Jacobian) -> Decision:
+        """Weigh the losses."""
+        weights = self.weigh(jacobian.values.numpy())
+        return Decision(weights, weights)
+
+
+@register("ls")
+class LS(LossBalancer):
+    """Linear scalarization: the plain sum of the losses.
+
+    Args:
+        tasks: The number of tasks, or their names.
+        reduction: ``"sum"``, or ``"mean"``, which is 1/K of it.
+    """
+
+    reference = "Caruana, Machine Learning 1997"
+
+    def __init__(self, tasks: int | Sequence[str], *, reduction: str = "sum") -> None:
+        super().__init__(tasks)
+        check_choice(reduction, ("sum", "mean"), "reduction", "LS")
+        self.reduction = reduction
+
+    def weigh(self, values: np.ndarray) -> np.ndarray:
+        """Ones, or 1/K."""
+        return np.full(len(values), 1.0 / len(values) if self.reduction == "mean" else 1.0)
+
+
+@register("si")
+class SI(LossBalancer):
+    """Scale-invariant: the sum of log-losses, so that each weight is 1/l_k. Losses must be positive.
+
+    Args:
+        tasks: The number of tasks, or their names.
+
+    References:
+        The baseline SI of Navon et al., ICML 2022, Section 6.
+    """
+
+    reference = "Navon et al., ICML 2022, Section 6"
+
+    def __init__(self, tasks: int | Sequence[str]) -> None:
+        super().__init__(tasks)
+
+    def weigh(self, values: np.ndarray) -> np.ndarray:
+        """1/l_k."""
+        if not (values > 0).all():
+            bad = ", ".join(f"{n!r} = {v:.6g}" for n, v in zip(self.tasks, values, strict=True) if v <= 0)
+            raise NonFiniteError(
+                f"SI: the loss of {bad} is not positive, so it has no logarithm; SI needs losses above zero. "
+                "No gradient was written"
+            )
+        return 1.0 / values
+
+    def objective(self, losses: Sequence[Tensor], weights: Tensor) -> Tensor:
+        """Σ log l_k."""
+        del weights
+        return torch.stack([loss.log() for loss in losses]).sum()
+
+
+@register("rlw")
+class RLW(LossBalancer):
+    """Random loss weighting: softmax of standard normal numbers, drawn anew at every step.
+
+    The weights sum to 1. They come from a generator of the balancer's own.
+
+    Args:
+        tasks: The number of tasks, or their names.
+        seed: Of that generator.
+
+    References:
+        Lin et al., "Reasonable Effectiveness of Random Weighting", TMLR 2022, arXiv:2111.10603.
+    """
+
+    reference = "Lin et al., TMLR 2022"
+
+    def __init__(self, tasks: int | Sequence[str], *, seed: int = 0) -> None:
+        super().__init__(tasks)
+        self.seed = seed
+        self._generator = PrivateGenerator(seed)
+
+    def weigh(self, values: np.ndarray) -> np.ndarray:
+        """Softmax of normal numbers."""
+        with self._generator.draw() as generator:
+            return torch.randn(len(values), generator=generator, dtype=torch.float64).softmax(0).numpy()
+
+    def reset(self) -> None:
+        """Forget everything but the options."""
+        super().reset()
+        self._generator.reset()
+
+    def own_state(self) -> dict[str, Any]:
+        """The generator's state."""
+        return {"generator": self._generator.state}
+
+    def load_own_state(self, state: Mapping[str, Any]) -> None:
+        """Take up the generator's state."""
+        self._generator.state = state["generator"]
+
+
+@register("dwa")
+class DWA(LossBalancer):
+    """Dynamic weight average: K·softmax(r/T), r the ratio of each loss's mean over two successive windows.
+
+    The MTAN paper takes the means over epochs; the code of the Nash-MTL experiments over windows of 25 steps, which
+    is the default here (set ``window`` to the steps of an epoch for the former), and averages the weighted losses
+    (``reduction="mean"``) instead of summing them. Weights are 1 until both windows are full.
+
+    Args:
+        tasks: The number of tasks, or their names.
+        temperature: T; larger is nearer to equal weights.
+        window: Steps in each of the two windows.
+        reduction: ``"sum"`` (weights sum to K) or ``"mean"`` (they sum to 1).
+
+    References:
+        Liu et al., "End-to-End Multi-Task Learning with Attention", CVPR 2019.
+    """
+
+    reference = "Liu et al., CVPR 2019"
+
+    def __init__(
+        self, tasks: int | Sequence[str], *, temperature: float = 2.0, window: int = 25, reduction: str = "sum"
+    ) -> None:
+        super().__init__(tasks)
+        check_positive(temperature, "temperature", "DWA")
+        check_positive(window, "window", "DWA", integer=True)
+        check_choice(reduction, ("sum", "mean"), "reduction", "DWA")
+        self.temperature = temperature
+        self.window = window
+        self.reduction = reduction
+        self._history = np.zeros((0, self.num_tasks))
+
+    def weigh(self, values: np.ndarray) -> np.ndarray:
+        """K·softmax(r/T) from the losses of the last two windows, then remember this step's."""
+        k, n = self.num_tasks, self.window
+        weights = np.ones(k)
+        if len(self._history) == 2 * n:
+            older, newer = self._history[:n].mean(0), self._history[n:].mean(0)
+            if not (older != 0).all():
+                raise NonFiniteError("DWA: the mean of a loss over a window is zero, so its ratio is undefined")
+            logits = newer / older / self.temperature
+            weights = np.exp(logits - logits.max())
+            weights *= k / weights.sum()
+        self._history = np.concatenate([self._history, values[None]])[-2 * n :]
+        return weights / k if self.reduction == "mean" else weights
+
+    def reset(self) -> None:
+        """Forget everything but the options."""
+        super().reset()
+        self._history = np.zeros((0, self.num_tasks))
+
+    def own_state(self) -> dict[str, Any]:
+        """The losses of the last two windows, (≤ 2·window, K)."""
+        return {"history": torch.from_numpy(self._history.copy())}
+
+    def load_own_state(self, state: Mapping[str, Any]) -> None:
+        """Take up the losses of the last two windows."""
+        self._history = state["history"].numpy().copy()
+
+
+@register("uw")
+class UW(LossBalancer):
+    """Uncertainty weighting: Σ ½(e^(−s_k) l_k + s_k) with trained log-variances s.
+
+    The balancer has parameters: give them to the optimiser, ``optimizer.add_param_group({"params":
+    balancer.parameters()})`` (the published experiments use a learning rate of 0.025 for them). Some published code
+    starts at s = −0.5 instead of 0: ``init``.
+
+    Args:
+        tasks: The number of tasks, or their names.
+        init: Initial log-variance.
+
+    References:
+        Kendall et al., "Multi-Task Learning Using Uncertainty to Weigh Losses", CVPR 2018, arXiv:1705.07115.
+    """
+
+    reference = "Kendall et al., CVPR 2018"
+
+    def __init__(self, tasks: int | Sequence[str], *, init: float = 0.0) -> None:
+        super().__init__(tasks)
+        if not (isinstance(init, (int, float)) and math.isfinite(init)):
+            raise OptionError(f"UW: init = {init!r} is not a finite number")
+        self.init = init
+        self.log_variance = nn.Parameter(torch.full((self.num_tasks,), float(init)))
+
+    def weigh(self, values: np.ndarray) -> np.ndarray:
+        """½e^(−s)."""
+        return 0.5 * np.exp(-self.log_variance.detach().cpu().double().numpy())
+
+    def objective(self, losses: Sequence[Tensor], weights: Tensor) -> Tensor:
+        """Σ ½(e^(−s) l + s), with a graph to s."""
+        del weights
+        s = self.log_variance
+        stacked = torch.stack([loss.to(s) for loss in losses])
+        return 0.5 * (torch.exp(-s) * stacked + s).sum()
+
+    def accumulate_own(self, values: Tensor) -> None:
+        """∂/∂s = ½(1 − e^(−s) l)."""
+        if not self.training:
+            return
+        s = self.log_variance.detach()
+        gradient = 0.5 * (1.0 - torch.exp(-s) * values.to(s))
+        old = self.log_variance.grad
+        self.log_variance.grad = gradient if old is None else old.add_(gradient)
+
+    def reset(self) -> None:
+        """Forget everything but the options."""
+        super().reset()
+        with torch.no_grad():
+            self.log_variance.fill_(float(self.init))

@@ -1,0 +1,154 @@
+"""Losses and shared parameters in all the forms users have them, checked once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from accord.errors import EngineError, NonFiniteError, ShapeError
+
+Losses = Mapping[str, Tensor] | Sequence[Tensor] | Tensor
+"""K scalars: a dict by task name, a list, a tuple, or a tensor of shape (K,)."""
+
+Shared = nn.Module | Tensor | Mapping[str, Tensor] | Iterable[Tensor] | Iterable[tuple[str, Tensor]]
+"""The shared parameters: a module, parameters, or named parameters."""
+
+
+@dataclass(frozen=True)
+class TaskLosses:
+    """K scalar losses of one device.
+
+    Attributes:
+        tensors: K tensors of shape (), in the order given.
+        names: Their names, when they came as a dict.
+        values: Shape (K,), float64 on the CPU.
+    """
+
+    tensors: tuple[Tensor, ...]
+    names: tuple[str, ...] | None
+    values: Tensor
+
+
+def gather_losses(losses: Losses, caller: str) -> TaskLosses:
+    """Bring losses to K scalar tensors.
+
+    Raises:
+        ShapeError: There is none, or one is not a scalar.
+        NonFiniteError: One is NaN or infinite.
+        EngineError: One has no graph to differentiate, or they lie on several devices.
+    """
+    names: tuple[str, ...] | None = None
+    if isinstance(losses, Tensor):
+        if losses.ndim != 1:
+            raise ShapeError(
+                f"{caller}: losses is a tensor of shape {tuple(losses.shape)}, but one scalar per task is needed: "
+                "shape (K,), or a dict or list of K scalars. Do not sum or average the tasks first"
+            )
+        tensors = tuple(losses.unbind())
+    elif isinstance(losses, Mapping):
+        names, tensors = tuple(str(name) for name in losses), tuple(losses.values())
+    else:
+        tensors = tuple(losses)
+    if not tensors:
+        raise ShapeError(f"{caller}: no losses were given")
+    label = names or tuple(str(k) for k in range(len(tensors)))
+    for name, loss in zip(label, tensors, strict=True):
+        if not isinstance(loss, Tensor):
+            raise ShapeError(f"{caller}: the loss of task {name!r} is a {type(loss).__name__}, not a tensor")
+        if loss.numel() != 1:
+            raise ShapeError(
+                f"{caller}: the loss of task {name!r} has shape {tuple(loss.shape)}, but a scalar is needed; "
+                "reduce it over the batch, for instance with .mean()"
+            )
+        if not loss.requires_grad:
+            raise EngineError(
+                f"{caller}: the loss of task {name!r} does not require grad: it was detached, computed under "
+                "torch.no_grad(), or depends on no trainable parameter"
+            )
+    devices = {loss.device for loss in tensors}
+    if len(devices) > 1:
+        raise EngineError(
+            f"{caller}: the losses lie on several devices ({', '.join(sorted(map(str, devices)))}); "
+            "move them to one with .to(device)"
+        )
+    tensors = tuple(loss.reshape(()) for loss in tensors)
+    values = torch.stack([loss.detach().float() if loss.dtype.itemsize < 4 else loss.detach() for loss in tensors])
+    values = values.cpu().double()
+    if not bool(torch.isfinite(values).all()):
+        bad = [f"{n!r} = {v}" for n, v in zip(label, values.tolist(), strict=True) if not torch.tensor(v).isfinite()]
+        raise NonFiniteError(
+            f"{caller}: the loss of {', '.join(bad)}; no gradient was written. "
+            "Look for a division by zero, a logarithm of zero or a learning rate that is too large"
+        )
+    return TaskLosses(tensors, names, values)
+
+
+def gather_shared(shared: Shared, caller: str) -> tuple[Tensor, ...]:
+    """The trainable shared parameters, each once.
+
+    Raises:
+        EngineError: There is none, all are frozen, one is complex, or one is not a leaf of the graph.
+    """
+    if isinstance(shared, nn.Module):
+        found: list[Tensor] = list(shared.parameters())
+    elif isinstance(shared, Tensor):
+        found = [shared]
+    elif isinstance(shared, Mapping):
+        found = list(shared.values())
+    else:
+        found = [item[1] if isinstance(item, tuple) and len(item) == 2 else item for item in shared]  # type: ignore[misc]
+    for item in found:
+        if not isinstance(item, Tensor):
+            raise EngineError(
+                f"{caller}: shared holds a {type(item).__name__}; give a module, parameters or named parameters"
+            )
+        if not item.is_leaf:
+            raise EngineError(
+                f"{caller}: shared holds a tensor of shape {tuple(item.shape)} that was computed, not a parameter; "
+                "give the parameters of the shared part of the network"
+            )
+        if item.is_complex():
+            raise EngineError(
+                f"{caller}: shared holds a complex parameter of shape {tuple(item.shape)}; inner products of complex "
+                "gradients are not those of the real problem. Store it as torch.view_as_real(parameter)"
+            )
+    if not found:
+        raise EngineError(f"{caller}: shared holds no parameter (was a generator passed that is already used up?)")
+    unique = tuple({id(item): item for item in found if item.requires_grad}.values())
+    if not unique:
+        raise EngineError(
+            f"{caller}: all {len(found)} shared parameters are frozen (requires_grad is False), so there is nothing "
+            "to balance; unfreeze some, or train the heads with a plain backward"
+        )
+    return unique
+
+
+def head_leaves(losses: Sequence[Tensor], shared: Sequence[Tensor]) -> tuple[Tensor, ...]:
+    """The graph's leaves that are not shared: what a plain backward would also write to."""
+    own = {id(parameter) for parameter in shared}
+    return tuple({id(leaf): leaf for leaf in _leaves(losses) if id(leaf) not in own}.values())
+
+
+def reaches(losses: Sequence[Tensor], shared: Sequence[Tensor]) -> bool:
+    """Whether any loss depends on any shared parameter."""
+    own = {id(parameter) for parameter in shared}
+    return any(id(leaf) in own for leaf in _leaves(losses))
+
+
+def _leaves(losses: Sequence[Tensor]) -> Iterator[Tensor]:
+    """The leaves of the losses' graph, depth first."""
+    seen: set[object] = set()
+    todo = [loss.grad_fn for loss in losses]
+    while todo:
+        node = todo.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        leaf = getattr(node, "variable", None)
+        if leaf is not None:
+            yield leaf
+        else:
+            todo.extend(following for following, _ in node.next_functions)
