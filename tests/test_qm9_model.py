@@ -26,9 +26,7 @@ def molecules(sizes: list[int], seed: int = 0) -> Molecules:
         ).astype(np.uint8),
         positions=rng.normal(0, 2, (atoms, 3)).astype(np.float32),
         bond_counts=np.array(sizes, np.uint8) - 1,
-        bonds=np.column_stack([np.array(chain).reshape(-1, 2), rng.integers(1, 5, len(chain))]).astype(
-            np.uint8
-        ),
+        bonds=np.column_stack([np.array(chain).reshape(-1, 2), rng.integers(1, 5, len(chain))]).astype(np.uint8),
         targets=rng.normal(size=(len(sizes), 3)),
     )
 
@@ -94,9 +92,7 @@ def test_convolution_equals_nnconv(dtype: torch.dtype, tolerance: float, group: 
     _, batch = make(dtype, group)
     torch.manual_seed(1)
     width, hidden = 6, 10
-    net = torch.nn.Sequential(
-        torch.nn.Linear(5, hidden), torch.nn.ReLU(), torch.nn.Linear(hidden, width * width)
-    )
+    net = torch.nn.Sequential(torch.nn.Linear(5, hidden), torch.nn.ReLU(), torch.nn.Linear(hidden, width * width))
     reference = geometric.NNConv(width, width, net, aggr="mean").to(dtype)
     torch.nn.init.normal_(reference.bias)
     conv = EdgeConv(width, hidden).to(dtype)

@@ -53,8 +53,8 @@ class Graphs:
     """M molecules, kept compactly, from which batches of complete graphs are made.
 
     Node features, named as in PyTorch Geometric's QM9: one-hot H, C, N, O, F; atomic number; aromatic; sp,
-    sp², sp³; number of bonded hydrogens. Edge features: one-hot bond type (single, double, triple, aromatic; none of
-    them where the atoms are not bonded) and the distance in Ångström, not normalised.
+    sp², sp³; number of bonded hydrogens. Edge features: one-hot bond type (single, double, triple, aromatic;
+    none of them where the atoms are not bonded) and the distance in Ångström, not normalised.
 
     Args:
         molecules: The molecules.

@@ -53,9 +53,7 @@ class Molecules:
         """The first ``count`` molecules."""
         atoms, bonds = int(self.sizes[:count].sum()), int(self.bond_counts[:count].sum())
         ends = {"atoms": atoms, "positions": atoms, "bonds": bonds}
-        return Molecules(
-            **{n: a[: ends.get(n, count)] for n, a in self.arrays().items()}, dropped=self.dropped
-        )
+        return Molecules(**{n: a[: ends.get(n, count)] for n, a in self.arrays().items()}, dropped=self.dropped)
 
     def arrays(self) -> dict[str, np.ndarray]:
         """All arrays by name."""
@@ -95,16 +93,14 @@ def read_molecules(path: Path) -> Molecules:
     """
     remedy = "delete the file, and it is made anew"
     try:
-        with np.load(path, allow_pickle=False) as archive:
+        with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as archive:
             arrays = {name: archive[name] for name in archive.files}
         note = json.loads(arrays.pop("note").tobytes())
         version, dropped, digest = note["format"], note["dropped"], note["sha256"]
     except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
         raise DataError(f"qm9: the cache file {path} cannot be read ({error}); {remedy}") from error
     if version != FORMAT:
-        raise DataError(
-            f"qm9: the cache file {path} has format {version}, this version reads {FORMAT}; {remedy}"
-        )
+        raise DataError(f"qm9: the cache file {path} has format {version}, this version reads {FORMAT}; {remedy}")
     if set(arrays) != {f.name for f in fields(Molecules)} - {"dropped"} or _digest(arrays) != digest:
         raise DataError(f"qm9: the cache file {path} was altered: its checksum does not match; {remedy}")
     return Molecules(**arrays, dropped=dropped)

