@@ -70,7 +70,9 @@ def draw(store: Store, experiment: Experiment, preset: str, folder: Path, kind: 
         StoreError: There are no runs, or the folder cannot be written.
     """
     report = summarise(store, experiment, preset)
-    runs = [run for run in store.runs(experiment.name, experiment.version, preset) if run.status == "done"]
+    order = {row.method: i for i, row in enumerate(report.rows)}
+    done = [run for run in store.runs(experiment.name, experiment.version, preset) if run.status == "done"]
+    runs = sorted(done, key=lambda run: order.get(str(run.key.method), -1))
     paths = []
     with style(kind):
         for stem, make in (("delta-m", _delta_m), ("weights", _weights), ("conflict", _conflict)):
@@ -105,10 +107,11 @@ def save(figure: Figure, folder: Path, stem: str) -> Path:
 
 
 def grid(panels: int, width: float = 2.6, height: float = 2.0, most: int = 5, **axes: Any) -> tuple[Figure, list[Axes]]:
-    """A figure with ``panels`` equal panels, at most ``most`` in a row."""
+    """A figure with ``panels`` equal panels, at most ``most`` in a row, with few places left empty."""
     from matplotlib.figure import Figure
 
-    across = min(panels, most if panels > 2 * most else max(1, math.ceil(math.sqrt(panels * 1.5))))
+    choices = range(min(panels, 3), min(panels, most) + 1)
+    across = min(choices, key=lambda n: (-panels % n, abs(n / math.ceil(panels / n) - 1.5)))
     down = math.ceil(panels / across)
     figure = Figure(figsize=(max(width * across, 4.5), height * down + 0.5))
     every = list(figure.subplots(down, across, squeeze=False, **axes).flat)
@@ -171,7 +174,7 @@ def _weights(report: Report, runs: Sequence[Run]) -> Figure | None:
     if not series:
         return None
     tasks = [task.name for task in report.experiment.tasks]
-    figure, panels = grid(len(series), sharex=True)
+    figure, panels = grid(len(series), sharex=True, sharey=True)
     for axes, (method, points) in zip(panels, series.items(), strict=True):
         steps = [step for step, _ in points]
         for k in range(len(tasks)):
@@ -180,7 +183,7 @@ def _weights(report: Report, runs: Sequence[Run]) -> Figure | None:
         axes.set_title(method, fontsize=9)
         axes.margins(x=0)
     handles = [panels[0].plot([], [], label=task, **line_style(k))[0] for k, task in enumerate(tasks)]
-    figure.legend(handles=handles, loc="outside lower center", ncols=min(len(tasks), 6))
+    figure.legend(handles=handles, loc="outside upper center", ncols=min(len(tasks), 11))
     figure.supylabel("share of the task weights, w / Σ|w|", fontsize=9)
     figure.supxlabel("optimiser steps", fontsize=9)
     return figure

@@ -45,7 +45,8 @@ class Row:
         method: The canonical spec; ``"stl"`` stands for all its per-task runs.
         seeds: How many seeds are done (for STL: of the task with the fewest).
         metrics: ``{"task/metric": Value}``; those that no run has measured are absent.
-        mean_rank: Average rank over the metrics among the multi-task methods; None for STL.
+        mean_rank: Average rank over the metrics among the multi-task methods; None for STL, and in
+            experiments without a baseline, whose metrics are not there to be ranked.
         delta_m: Mean relative change against STL in percent, lower is better; None without a full baseline.
         seconds_per_step: Training time per optimiser step; for STL the sum over its networks.
         residual: The worst certificate seen in any step; None for methods without one.
@@ -105,7 +106,8 @@ def summarise(store: Store, experiment: Experiment, preset: str) -> Report:
     samples = {method: _samples(runs, higher) for method, runs in groups.items()}
     means = {method: {n: statistics.fmean(v.values()) for n, v in per.items()} for method, per in samples.items()}
     whole = {method: values for method, values in means.items() if _complete(values, higher)}
-    ranks = mean_rank({m: v for m, v in whole.items() if m != STL}, higher) if whole.keys() - {STL} else {}
+    rivals = {method: values for method, values in whole.items() if method != STL}
+    ranks = mean_rank(rivals, higher) if rivals and experiment.baseline else {}
     notes = _notes(experiment, means, higher)
     rows = []
     for method in sorted(groups, key=_order(experiment)):

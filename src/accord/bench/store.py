@@ -40,7 +40,7 @@ def slug(spec: str) -> str:
     """
     if re.fullmatch(r"[a-z0-9]+(-[a-z0-9]+)*", spec) and len(spec) <= 64:
         return spec
-    readable = re.sub(r"[^A-Za-z0-9=.-]+", "_", spec).strip("._")[:64]
+    readable = re.sub(r"[^A-Za-z0-9=.-]+", "_", spec).strip("._")[:64] or "method"
     return f"{readable}.{hashlib.sha256(spec.encode()).hexdigest()[:8]}"
 
 

@@ -76,8 +76,9 @@ def columns(report: Report) -> tuple[list[Column], list[Column]]:
         heading = (task if single else name, f"({metric.unit}) {arrow}" if metric.unit else arrow)
         values = [row.metrics.get(name) for row in report.rows]
         metrics.append(_numbers(report, heading, values, metric.higher_is_better))
-    summary = [_numbers(report, ("mean", "rank ↓"), [_plain(r.mean_rank) for r in report.rows], places=2)]
+    summary = []
     if report.experiment.baseline:
+        summary.append(_numbers(report, ("mean", "rank ↓"), [_plain(r.mean_rank) for r in report.rows], places=2))
         summary.append(_numbers(report, ("Δm", "(%) ↓"), [r.delta_m for r in report.rows], places=2))
     speeds = [r.seconds_per_step and 1000 * r.seconds_per_step for r in report.rows]
     summary.append(_numbers(report, ("time", "(ms/step)"), [_plain(s) for s in speeds], rate=False))
