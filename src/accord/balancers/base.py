@@ -111,7 +111,7 @@ class Balancer(nn.Module):
         scale = _clip(decision, None)
         return self.objective(jacobian.losses, scale * torch.from_numpy(decision.weights))
 
-    def apply(self, jacobian: Any) -> Any:
+    def apply(self, jacobian: Any) -> Any:  # pyrefly: ignore[bad-override-param-name]
         """Balance a Jacobian that is already there, and add to ``.grad``; returns a ``Balance``.
 
         Given a function instead, this is ``torch.nn.Module.apply``.

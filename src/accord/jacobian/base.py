@@ -6,11 +6,15 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from accord.errors import EngineError, ShapeError
 from accord.jacobian.losses import Losses, Shared, gather_losses, gather_shared, head_leaves, reaches
+
+Weights = Tensor | np.ndarray | Sequence[float]
+"""One number a task, shape (K,)."""
 
 Block = Tensor | None
 """The rows of one parameter, shape (K, *parameter.shape), or None where no loss reaches it."""
@@ -44,7 +48,7 @@ class Jacobian(ABC):
         self.losses = gathered.tensors
         self.names = gathered.names
         self.values = gathered.values
-        self.parameters = gather_shared(shared, caller)
+        self.parameters: tuple[Tensor, ...] = gather_shared(shared, caller)
         self.retain_graph = retain_graph
         self._heads: tuple[Tensor, ...] | None = None
         self._rows: list[Block] | None = None
@@ -90,7 +94,7 @@ class Jacobian(ABC):
                 total += (flat @ flat.T).to(total.device)
         return total.cpu().double()
 
-    def pull(self, weights: Tensor | Sequence[float]) -> list[Block]:
+    def pull(self, weights: Weights) -> list[Block]:
         """Jᵀw, one tensor per shared parameter, None where no loss reaches it.
 
         Args:
@@ -101,11 +105,11 @@ class Jacobian(ABC):
             return self._product(w, self.parameters, keep=True)
         return [None if block is None else _combined(block, w) for block in self._rows]
 
-    def head_gradients(self, weights: Tensor | Sequence[float]) -> list[Block]:
+    def head_gradients(self, weights: Weights) -> list[Block]:
         """Σ_k w_k ∇l_k for the leaves in ``heads``, None where no loss reaches one."""
         return self._product(self._weights(weights), self.heads, keep=self.retain_graph) if self.heads else []
 
-    def accumulate(self, weights: Tensor | Sequence[float], head_weights: Tensor | Sequence[float]) -> None:
+    def accumulate(self, weights: Weights, head_weights: Weights) -> None:
         """Add Jᵀw to the shared parameters' ``.grad`` and the heads' weighted gradients to theirs.
 
         Without stored rows and with equal weights this is one ordinary backward, hooks included.
@@ -143,7 +147,7 @@ class Jacobian(ABC):
     def _cotangents(self, weights: Tensor) -> tuple[Tensor, ...]:
         return tuple(w.to(loss) for w, loss in zip(weights, self.losses, strict=True))
 
-    def _weights(self, weights: Tensor | Sequence[float]) -> Tensor:
+    def _weights(self, weights: Weights) -> Tensor:
         w = torch.as_tensor(weights, dtype=torch.float64)
         if w.shape != (self.num_tasks,):
             raise ShapeError(

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor
 
-from accord.jacobian.base import Block, Jacobian
+from accord.jacobian.base import Block, Jacobian, Weights
 
 
 class SequentialJacobian(Jacobian):
@@ -34,7 +32,7 @@ class SequentialJacobian(Jacobian):
                     self._head_rows[i - len(rows)][k] = gradient
         return rows
 
-    def head_gradients(self, weights: Tensor | Sequence[float]) -> list[Block]:
+    def head_gradients(self, weights: Weights) -> list[Block]:
         """Σ_k w_k ∇l_k for the heads: from the stored products where there are any."""
         if self._rows is None:
             return super().head_gradients(weights)

@@ -34,8 +34,9 @@ def fair_residual(gramian: ArrayLike, weights: ArrayLike, alpha: float = 1.0) ->
     if np.isinf(alpha):
         short = 1.0 - supply
         return float(np.where(w > 0, np.abs(short), np.maximum(short, 0.0)).max())
-    with np.errstate(over="ignore"):
-        return float(np.abs(np.power(np.maximum(w, 0.0), 1.0 / alpha) * supply - 1.0).max())
+    with np.errstate(over="ignore", invalid="ignore"):
+        residual = float(np.abs(np.power(np.maximum(w, 0.0), 1.0 / alpha) * supply - 1.0).max())
+    return np.inf if np.isnan(residual) else residual
 
 
 def mgda_gap(gramian: ArrayLike, weights: ArrayLike) -> float:

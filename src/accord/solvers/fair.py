@@ -16,7 +16,8 @@ from accord.solvers.solution import Outcome, Solution
 
 TOLERANCE = 1e-8  # the certificate that counts as solved
 AT_FLOOR = 16.0  # a residual within this factor of the floor is rounding, not a failure
-NO_DIGITS = 0.1  # above this floor no digit of the weights is right
+REFINED = 1e-10  # a residual above this is refined in extended precision
+REFINEMENTS = 4
 
 
 def nash(gramian: ArrayLike) -> Solution:
@@ -104,19 +105,19 @@ def _fair(problem: Cosines, alpha: float, method: str) -> Solution:
     outcome: Outcome = "solved"
     cause = ""
     z = result.z
-    if result.floor >= NO_DIGITS:
+    if result.vanishing:
         outcome, cause = "stationary", "a convex combination of the gradients vanishes to within rounding"
         u = np.exp(z - z.max())
         weights = u * (len(u) / u.sum()) / problem.norms
+        residual = fair_residual(problem.gramian, weights, alpha)
     else:
         # u = w·norms solves the problem of the centred norms; the scale left out comes back as a power
         weights = np.exp(z - (log_norms - centre) - 2.0 * alpha / (1.0 + alpha) * centre)
-    norms = problem.norms
-    residual = fair_residual(norms[:, None] * problem.cosines * norms, weights, alpha)
+        weights, residual = _refined(problem.gramian, weights, alpha)
     if outcome == "solved" and residual > TOLERANCE:
         if residual <= AT_FLOOR * result.floor:
             outcome = "stationary"
-            cause = f"the gradients are so nearly Pareto stationary that {result.floor:.1e} is as near as float64 gets"
+            cause = f"the gradients conflict so much that {result.floor:.1e} is as near as float64 gets"
         else:
             outcome = "degenerate"
             cause = f"alpha = {alpha:g} asks for weights that float64 cannot hold (residual {residual:.1e})"
@@ -129,6 +130,34 @@ def _fair(problem: Cosines, alpha: float, method: str) -> Solution:
         cause=cause,
         steps=result.steps,
     )
+
+
+def _refined(gramian: np.ndarray, weights: np.ndarray, alpha: float) -> tuple[np.ndarray, float]:
+    """Newton steps on G itself with the residual in extended precision, where the cosines' rounding shows."""
+    residual = fair_residual(gramian, weights, alpha)
+    best, least = weights, residual
+    if not REFINED < residual < 1.0:
+        return best, least
+    g, w = gramian.astype(np.longdouble), weights.astype(np.longdouble)
+    for _ in range(REFINEMENTS):
+        supply = g @ w
+        if not (supply > 0).all():
+            break
+        gap = np.log(supply) + np.log(w) / alpha
+        matrix = (g * w / supply[:, None]).astype(np.float64)
+        np.fill_diagonal(matrix, np.diagonal(matrix) + 1.0 / alpha)
+        try:
+            step = np.linalg.solve(matrix, -gap.astype(np.float64))
+        except np.linalg.LinAlgError:
+            break
+        if not np.abs(step).max() < 1.0:
+            break
+        w = w * np.exp(step.astype(np.longdouble))
+        rounded = w.astype(np.float64)
+        residual = fair_residual(gramian, rounded, alpha)
+        if residual < least:
+            best, least = rounded, residual
+    return best, least
 
 
 def _max_min(gramian: ArrayLike) -> Solution:

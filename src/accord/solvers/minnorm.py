@@ -8,12 +8,11 @@ from numpy.typing import ArrayLike
 from accord.errors import OptionError
 from accord.solvers.active_set import SimplexPoint, minimise_on_simplex
 from accord.solvers.certificates import gap_of_cagrad, mgda_gap
-from accord.solvers.scaling import EPS, Cosines, all_zero, cosines_of, symmetrised
+from accord.solvers.scaling import EPS, VANISHING, Cosines, all_zero, cosines_of, symmetrised
 from accord.solvers.solution import Outcome, Solution
 
 TOLERANCE = {"mgda": 1e-9, "cagrad": 1e-8}
 RIDGE = 4.0  # in units of the rounding of G's own entries
-VANISHING = 16.0  # a squared norm within this many rounding units of zero is zero
 AT_FLOOR = 64.0  # a gap within this factor of its floor is rounding
 FEW_DIGITS = 1e-6  # a floor above this is that of a nearly stationary point
 ROUNDING = 4.0  # reduced costs within this many rounding units of zero are zero

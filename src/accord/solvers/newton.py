@@ -18,10 +18,11 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from accord.solvers.scaling import EPS
+from accord.solvers.scaling import EPS, VANISHING
 
 TARGET = 1e-13  # relative residual at which there is nothing left to gain
 MAX_STEPS = 100  # a bound on the loop alone
+STALLED = 2  # steps without progress that count as having reached the floor
 SHRINK = 0.01  # no coordinate shrinks by more than this factor in a step on F
 LINE_SEARCH_STEPS = 12
 TINY = 1e-290
@@ -33,12 +34,16 @@ STAGE_TOLERANCE = 1e-2  # of log(Cu·u^γ/b): enough to start the next stage
 
 @dataclass(frozen=True)
 class KernelResult:
-    """The minimiser as z = log u, its residual max|Cu·u^γ/b − 1|, the rounding floor of that, and the steps."""
+    """The minimiser as z = log u, its residual max|Cu·u^γ/b − 1| with its rounding floor, and the steps taken.
+
+    ``vanishing`` says that Cu is zero to within rounding: there is no minimiser, and u grew until that showed.
+    """
 
     z: np.ndarray
     residual: float
     floor: float
     steps: int
+    vanishing: bool = False
 
 
 def minimise_fair(c: np.ndarray, log_norms: np.ndarray, alpha: float) -> KernelResult:
@@ -50,8 +55,7 @@ def minimise_fair(c: np.ndarray, log_norms: np.ndarray, alpha: float) -> KernelR
         alpha: Positive and finite.
 
     Returns:
-        The best point found. Where no minimiser exists u has grown along a direction with Cu ≈ 0 until the
-        floor is of order 1, which is the caller's sign of Pareto stationarity.
+        The best point found, or a vanishing combination where there is no minimiser.
     """
     with np.errstate(all="ignore"):  # what leaves float64's range is found by its residual, and named
         return _minimise_fair(c, log_norms, alpha)
@@ -63,7 +67,7 @@ def _minimise_fair(c: np.ndarray, log_norms: np.ndarray, alpha: float) -> Kernel
     total = max(float(c.sum()), len(c) ** 3 * EPS)
     result = _minimise(c, 0.5 * np.log(ones * len(c) / total), np.zeros(len(c)), 1.0, TARGET)
     gamma, steps = 1.0, result.steps
-    while gamma != 1.0 / alpha and result.floor < 1.0:
+    while gamma != 1.0 / alpha and not result.vanishing:
         factor = min(max(1.0 / alpha / gamma, 1.0 / STAGE_RATIO), STAGE_RATIO)
         gamma = 1.0 / alpha if factor == 1.0 / alpha / gamma else gamma * factor
         tolerance = TARGET if gamma == 1.0 / alpha else STAGE_TOLERANCE
@@ -81,11 +85,14 @@ def _minimise(c: np.ndarray, z: np.ndarray, log_b: np.ndarray, gamma: float, tol
         u = np.exp(z)
         supply, demand = c @ u, np.exp(log_b - gamma * z)
         residual = float(np.abs(supply / demand - 1.0).max())
-        floor = rounding * float((absolute @ u / demand).max())
+        size = absolute @ u
+        floor = rounding * float((size / demand).max())
+        if float(u @ supply) <= VANISHING * rounding * float(u @ size):
+            return KernelResult(z, residual, floor, step, vanishing=True)
         stalled = 0 if residual < 0.5 * best.residual else stalled + 1
         if residual < best.residual:
             best = KernelResult(z, residual, floor, step)
-        if best.residual <= tolerance or floor >= 1.0 or (stalled >= 2 and best.residual <= 10 * best.floor):
+        if best.residual <= tolerance or (stalled >= STALLED and best.residual <= 10 * best.floor):
             break
         following = _log_step(c, z, log_b, gamma) if supply.min() > 0.0 else None
         if following is None:
@@ -93,8 +100,6 @@ def _minimise(c: np.ndarray, z: np.ndarray, log_b: np.ndarray, gamma: float, tol
         if following is None:  # C is not positive semidefinite at this size of u: rounding has taken over
             break
         z = following
-    if floor >= 1.0:  # the divergent end shows the stationary direction, not the best residual on the way
-        return KernelResult(z, residual, floor, step)
     return best
 
 

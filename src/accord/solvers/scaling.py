@@ -17,6 +17,7 @@ from accord.solvers.solution import Solution
 
 EPS = float(np.finfo(np.float64).eps)
 SYMMETRY_TOLERANCE = 1e-4  # of sqrt(G_ii G_jj): rows in float32 or bfloat16 leave that much and no more
+VANISHING = 16.0  # xᵀCx within this many times K·eps·xᵀ|C|x is zero to within rounding
 SMALLEST_SQUARE = 1e-290  # a squared norm below this is zero: its reciprocal no longer has full precision
 
 
@@ -27,12 +28,14 @@ class Cosines:
     Attributes:
         cosines: Shape (K', K'), symmetric, diagonal exactly 1.
         norms: Shape (K',), positive.
+        gramian: Shape (K', K'), those rows and columns of G itself, symmetric.
         rows: Shape (K',), the indices of those rows in G.
         num_tasks: K, the size of G.
     """
 
     cosines: np.ndarray
     norms: np.ndarray
+    gramian: np.ndarray
     rows: np.ndarray
     num_tasks: int
 
@@ -95,7 +98,8 @@ def cosines_of(gramian: ArrayLike, caller: str) -> Cosines:
             f"{caller}: an entry is {largest:.6g} times the product of its rows' norms, so this is no Gramian J @ J.T"
         )
     np.fill_diagonal(c, 1.0)
-    return Cosines(c, norms, rows, len(g))
+    live = g[np.ix_(rows, rows)]
+    return Cosines(c, norms, (live + live.T) / 2, rows, len(g))
 
 
 def all_zero(problem: Cosines, method: str) -> Solution:

@@ -152,7 +152,5 @@ def _orders(order: Order | None, generator: np.random.Generator | None, k: int) 
     if given.shape == (k,):
         given = np.tile(given, (k, 1))
     if given.shape != (k, k) or not (np.sort(given, axis=1) == np.arange(k)).all():
-        raise OptionError(
-            f"pcgrad: order must be a permutation of 0..{k - 1}, or {k} of them, got shape {given.shape}"
-        )
+        raise OptionError(f"pcgrad: order must be a permutation of 0..{k - 1}, or {k} of them, got shape {given.shape}")
     return given
