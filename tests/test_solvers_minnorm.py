@@ -161,7 +161,7 @@ def test_a_vanishing_mean_is_named():
 
 
 def test_bad_options():
-    with pytest.raises(OptionError, match="c = -0.1"):
+    with pytest.raises(OptionError, match=r"c = -0\.1"):
         cagrad(np.eye(2), -0.1)
     with pytest.raises(OptionError, match="rescale"):
         cagrad(np.eye(2), 0.4, rescale=3)

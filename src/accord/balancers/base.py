@@ -153,6 +153,11 @@ class Balancer(nn.Module):
     def accumulate_own(self, values: Tensor) -> None:
         """Add to ``.grad`` of the balancer's own parameters, where it has any; values is (K,)."""
 
+    def last_weights(self) -> tuple[np.ndarray, np.ndarray]:
+        """The last weights of the shared gradients and of the heads'; ones before the first step."""
+        weights = np.ones(self.num_tasks) if self._weights is None else self._weights
+        return weights, weights
+
     def own_state(self) -> dict[str, Any]:
         """State beyond the last weights, as tensors and plain numbers."""
         return {}
@@ -164,8 +169,9 @@ class Balancer(nn.Module):
 
     def _decide(self, jacobian: Jacobian) -> Decision:
         if not self.training:
-            weights = np.ones(self.num_tasks) if self._weights is None else self._weights
-            return Decision(weights, weights, outcome="frozen", cause="the balancer is in eval mode")
+            frozen = Decision(*self.last_weights(), outcome="frozen", cause="the balancer is in eval mode")
+            frozen.max_norm = getattr(self, "max_norm", None)
+            return frozen
         decision = self.decide(jacobian)
         self.steps += 1
         if decision.outcome != "skipped":

@@ -56,16 +56,16 @@ class GramianBalancer(Balancer):
 
     def decide(self, jacobian: Jacobian) -> Decision:
         """Solve for the weights, or reuse the last ones between two solves."""
-        if self._weights is not None and self._head_weights is not None and self._age % self.update_every:
+        if self._weights is not None and self._age % self.update_every:
             self._age += 1
-            return Decision(self._weights, self._head_weights, outcome="reused", max_norm=self.max_norm)
+            return Decision(*self.last_weights(), outcome="reused", max_norm=self.max_norm)
         gramian = jacobian.gramian()
         if not bool(torch.isfinite(gramian).all()):
-            weights = np.ones(self.num_tasks) if self._weights is None else self._weights
-            bad = [self.tasks[k] for k in range(self.num_tasks) if not bool(torch.isfinite(gramian[k]).all())]
-            cause = f"the gradients of {', '.join(bad)} are not finite"
+            finite = torch.isfinite(gramian.diagonal()).tolist()
+            names = ", ".join(name for name, fine in zip(self.tasks, finite, strict=True) if not fine)
+            cause = f"the gradients of {names} are not finite"
             warn_numerical(f"{type(self).__name__}: {cause}; the weights of the last step were kept")
-            return Decision(weights, weights, gramian, outcome="skipped", cause=cause)
+            return Decision(*self.last_weights(), gramian, outcome="skipped", cause=cause)
         solution = self.solve(gramian.numpy())
         heads = np.ones(self.num_tasks) if self.heads == "plain" else solution.weights.copy()
         heads[list(solution.zero_rows)] = 1.0
@@ -74,6 +74,11 @@ class GramianBalancer(Balancer):
         return Decision(
             solution.weights, heads, gramian, solution, solution.outcome, solution.cause, max_norm=self.max_norm
         )
+
+    def last_weights(self) -> tuple[np.ndarray, np.ndarray]:
+        """The last weights of the shared gradients and of the heads'; ones before the first step."""
+        weights, _ = super().last_weights()
+        return weights, np.ones(self.num_tasks) if self._head_weights is None else self._head_weights
 
     def reset(self) -> None:
         """Forget everything but the options."""
