@@ -13,7 +13,7 @@ import pytest
 from accord.bench import rng
 from accord.bench.runner import plan, run
 from accord.bench.store import Store
-from accord.bench.writing import locked
+from accord.bench.writing import load_checkpoint, locked
 from accord.errors import OptionError, StoreError, UnknownNameError
 
 SUPPORT = Path(__file__).parent / "support"
@@ -116,12 +116,8 @@ def test_a_run_leaves_the_global_generators_and_threads_as_they_were(experiment,
 
 def test_all_methods_of_a_seed_see_the_same_data(experiment, tmp_path):
     run(experiment, "smoke", [LEFT, RIGHT], store=tmp_path)
-    states = [
-        __import__("torch").load(path, weights_only=True)["state"]["trial"]["generator"]
-        for path in tmp_path.rglob("checkpoint.pt")
-    ]
-    assert len(states) == 2
-    assert (states[0] == states[1]).all()
+    one, two = (load_checkpoint(path)["state"]["trial"]["generator"] for path in tmp_path.rglob("checkpoint.pt"))
+    assert (one == two).all()
 
 
 # Kills
@@ -145,7 +141,7 @@ if __name__ == "__main__":
 
 
 def wait_for_units(store, count, process):
-    """Until every run that has begun has `count` records."""
+    """Until some run that has begun, and all others, have `count` records."""
     for _ in range(600):
         files = list(Path(store).rglob("metrics.jsonl"))
         if files and all(file.read_bytes().count(b"\n") >= count for file in files):
@@ -155,25 +151,23 @@ def wait_for_units(store, count, process):
     raise AssertionError("the runs do not advance")
 
 
-@pytest.mark.parametrize("method", [LEFT, "rlw"])
-def test_a_killed_run_resumes_to_the_same_bits(experiment, tmp_path, method):
-    run(experiment, "slow", [method], store=tmp_path / "whole")
-    for units in (2, 5):  # killed twice, once before and once after some checkpoint
-        process = start(tmp_path / "killed", "slow", [method])
+def test_a_killed_run_resumes_to_the_same_bits(experiment, tmp_path):
+    run(experiment, "slow", ["rlw"], store=tmp_path / "whole")
+    for units in (2, 6):  # killed twice, before and after a checkpoint
+        process = start(tmp_path / "killed", "slow", ["rlw"])
         wait_for_units(tmp_path / "killed", units, process)
         process.send_signal(signal.SIGKILL)
         process.communicate()
     (killed,) = Store(tmp_path / "killed").runs("quadratic", 1, "slow")
     assert killed.status == "unfinished"
     assert (killed.folder / "checkpoint.pt").exists()
-    assert statuses(run(experiment, "slow", [method], store=tmp_path / "killed")) == ["done"]
+    assert statuses(run(experiment, "slow", ["rlw"], store=tmp_path / "killed")) == ["done"]
     assert len(killed.info()["sessions"]) == 3
     whole, again = (contents(tmp_path / name, experiment, "slow") for name in ("whole", "killed"))
     assert again == whole
 
 
-@pytest.mark.parametrize("jobs", [1, 2])
-@pytest.mark.parametrize("sign", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize(("sign", "jobs"), [(signal.SIGINT, 2), (signal.SIGTERM, 1)])
 def test_an_interrupt_stops_cleanly_and_leaves_no_failure(experiment, tmp_path, jobs, sign):
     process = start(tmp_path / "runs", "slow", [LEFT, RIGHT], jobs)
     wait_for_units(tmp_path / "runs", 2, process)
@@ -200,16 +194,15 @@ def test_workers_end_when_their_parent_is_killed(tmp_path):
 # Failures
 
 
-@pytest.mark.parametrize("jobs", [1, 2])
-def test_a_failure_is_recorded_and_the_others_go_on(experiment, tmp_path, jobs):
-    outcomes = run(experiment, "broken", ["stl"], store=tmp_path, jobs=jobs)
+def test_a_failure_is_recorded_and_the_others_go_on(experiment, tmp_path):
+    outcomes = run(experiment, "broken", ["stl"], store=tmp_path)
     assert statuses(outcomes) == ["failed", "done"]
     assert outcomes[0].cause == "DataError: unit 3 was told to fail"
     left = Store(tmp_path).run(outcomes[0].key)
     assert left.failure()["unit"] == 2
     assert "in advance" in left.failure()["traceback"]
     # tried again from where it was, and only it
-    assert statuses(run(experiment, "broken", ["stl"], store=tmp_path, jobs=jobs)) == ["failed", "skipped"]
+    assert statuses(run(experiment, "broken", ["stl"], store=tmp_path)) == ["failed", "skipped"]
 
 
 def test_a_worker_that_is_killed_fails_its_run_alone(experiment, tmp_path):

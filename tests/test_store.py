@@ -73,7 +73,7 @@ def test_a_run_is_found_again(run, tmp_path):
 def test_a_run_in_the_wrong_folder_is_refused(run, tmp_path):
     train(run, 1)
     shutil.copytree(run.folder, run.folder.with_name("seed-4"))
-    with pytest.raises(StoreError, match="belongs in .*seed-3"):
+    with pytest.raises(StoreError, match=r"belongs in .*seed-3"):
         list(Store(tmp_path / "runs").runs("toy", 1, "smoke"))
 
 

@@ -34,9 +34,8 @@ def print_report(report: Report, console: Console) -> None:
         if _fits(whole, console):
             console.print(whole)
         else:
-            console.print(_table([first, *summary], title))
-            for part in _parts(first, metrics, console):
-                console.print(_table([first, *part]))
+            for i, part in enumerate([*_parts(first, summary, console), *_parts(first, metrics, console)]):
+                console.print(_table([first, *part], None if i else title))
     for line in footer(report):
         console.print(line, markup=False, highlight=False, soft_wrap=True)
 
@@ -97,7 +96,8 @@ def footer(report: Report) -> list[str]:
     if any(row.metrics and any(v.error is not None for v in row.metrics.values()) for row in report.rows):
         lines.append("Means over seeds ± standard error of the mean.")
     if any(row.method == "stl" for row in report.rows):
-        lines.append("stl trains one network a task: its time is their sum, and it takes no part in the mean rank.")
+        unranked = ", and it takes no part in the mean rank" if report.experiment.baseline else ""
+        lines.append(f"stl trains one network a task: its time is their sum{unranked}.")
     lines += [f"Note: {note}." for note in report.notes]
     if report.left_out:
         lines.append("Not in the table; the same `accord run` tries these again from their last checkpoint:")

@@ -80,7 +80,8 @@ def _draw(
             )
         arrivals = sum(distance <= NEAR for distance in method.gaps)
         axes.set_title(method.title, fontsize=9)
-        axes.text(0.5, 0.97, f"{arrivals} of {len(STARTS)}", transform=axes.transAxes, ha="center", va="top")
+        told = f"{arrivals} of {len(STARTS)} on the front"
+        axes.text(0.5, 0.97, told, transform=axes.transAxes, ha="center", va="top", fontsize=7.5)
     figure.supxlabel(across, fontsize=9)
     figure.supylabel(up, fontsize=9)
     _legend(figure, panels[0])
