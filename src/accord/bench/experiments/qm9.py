@@ -8,6 +8,7 @@ molecules, and molecules whose SMILES and geometry disagree (0.35 %) are left ou
 
 from __future__ import annotations
 
+import inspect
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -18,6 +19,9 @@ import torch
 from torch import Tensor
 
 import accord
+from accord.balancers.base import Balancer
+from accord.balancers.registry import balancer_class
+from accord.balancers.result import Balance
 from accord.bench.data.graphs import GraphBatch, Graphs
 from accord.bench.data.qm9 import load
 from accord.bench.data.qm9_source import TARGETS
@@ -216,7 +220,7 @@ class QM9Trial:
         """Batches for evaluation, made once."""
         return list(self.graphs.batches(chosen[self.graphs.sizes[chosen].argsort(stable=True)], size=256, group=16))
 
-    def _step(self, batch: GraphBatch) -> tuple[list[Tensor], Any]:
+    def _step(self, batch: GraphBatch) -> tuple[list[Tensor], Balance | None]:
         """One optimiser step; the losses, and what the balancer did."""
         shared = self.model.trunk(batch)  # (B, D)
         losses = {}
@@ -271,8 +275,11 @@ def _stl_task(method: MethodSpec) -> str:
     return task
 
 
-def _balancer(method: MethodSpec, seed: int) -> Any:
-    return accord.make(str(method), tasks=TARGETS)
+def _balancer(method: MethodSpec, seed: int) -> Balancer:
+    """The balancer; one that draws random numbers takes its seed from the run's, unless the method names one."""
+    takes_seed = "seed" in inspect.signature(balancer_class(method.name)).parameters
+    own = {"seed": derive_seed("qm9", seed, "balancer")} if takes_seed and "seed" not in method.options else {}
+    return accord.make(str(method), tasks=TARGETS, **own)
 
 
 def _device(name: str) -> torch.device:

@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from accord.balancers.result import Balance
+
 
 class Tally:
     """Collects steps and makes a plain record of them.
@@ -26,12 +28,12 @@ class Tally:
         self._residuals: list[float] = []
         self._outcomes: Counter[str] = Counter()
 
-    def add(self, losses: Sequence[Tensor], balance: Any, seconds: float) -> None:
+    def add(self, losses: Sequence[Tensor], balance: Balance | None, seconds: float) -> None:
         """Note one step.
 
         Args:
             losses: K scalars.
-            balance: The balancer's `Balance`; None for single-task learning.
+            balance: What the balancer did; None for single-task learning.
             seconds: What the step took.
         """
         self._seconds.append(seconds)
@@ -39,12 +41,12 @@ class Tally:
         if balance is None:
             return
         self._outcomes[balance.outcome] += 1
-        if balance.weights is not None:
-            self._weights.append(balance.weights.detach().double().cpu())
+        if bool(balance.weights.isfinite().all()):  # NaN where no weights describe the method (GradDrop)
+            self._weights.append(balance.weights)
         if balance.residual is not None:
             self._residuals.append(float(balance.residual))
         if balance.gramian is not None:
-            self._cosines.append(_pair_cosines(balance.gramian.detach().double().cpu()))
+            self._cosines.append(_pair_cosines(balance.gramian))
 
     def record(self) -> dict[str, Any]:
         """Plain JSON data; None for what no step reported."""
