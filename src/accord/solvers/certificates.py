@@ -34,8 +34,14 @@ def fair_residual(gramian: ArrayLike, weights: ArrayLike, alpha: float = 1.0) ->
     if np.isinf(alpha):
         short = 1.0 - supply
         return float(np.where(w > 0, np.abs(short), np.maximum(short, 0.0)).max())
+    return residual_of_fair(w, supply, alpha)
+
+
+def residual_of_fair(w: np.ndarray, supply: np.ndarray, alpha: float) -> float:
+    """``fair_residual`` from the weights and Gw of the tasks that have a gradient, for finite α."""
     with np.errstate(over="ignore", invalid="ignore"):
-        residual = float(np.abs(np.power(np.maximum(w, 0.0), 1.0 / alpha) * supply - 1.0).max())
+        powers = w if alpha == 1.0 else np.power(np.maximum(w, 0.0), 1.0 / alpha)
+        residual = float(np.abs(powers * supply - 1.0).max())
     return np.inf if np.isnan(residual) else residual
 
 

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from accord.errors import OptionError
-from accord.solvers.certificates import fair_residual
+from accord.solvers.certificates import fair_residual, residual_of_fair
 from accord.solvers.minnorm import mgda
 from accord.solvers.newton import minimise_fair
 from accord.solvers.scaling import Cosines, all_zero, cosines_of
@@ -109,7 +109,7 @@ def _fair(problem: Cosines, alpha: float, method: str) -> Solution:
         outcome, cause = "stationary", "a convex combination of the gradients vanishes to within rounding"
         u = np.exp(z - z.max())
         weights = u * (len(u) / u.sum()) / problem.norms
-        residual = fair_residual(problem.gramian, weights, alpha)
+        residual = residual_of_fair(weights, problem.gramian @ weights, alpha)
     else:
         # u = w·norms solves the problem of the centred norms; the scale left out comes back as a power
         weights = np.exp(z - (log_norms - centre) - 2.0 * alpha / (1.0 + alpha) * centre)
@@ -134,7 +134,7 @@ def _fair(problem: Cosines, alpha: float, method: str) -> Solution:
 
 def _refined(gramian: np.ndarray, weights: np.ndarray, alpha: float) -> tuple[np.ndarray, float]:
     """Newton steps on G itself with the residual in extended precision, where the cosines' rounding shows."""
-    residual = fair_residual(gramian, weights, alpha)
+    residual = residual_of_fair(weights, gramian @ weights, alpha)
     best, least = weights, residual
     if not REFINED < residual < 1.0:
         return best, least
@@ -154,7 +154,7 @@ def _refined(gramian: np.ndarray, weights: np.ndarray, alpha: float) -> tuple[np
             break
         w = w * np.exp(step.astype(np.longdouble))
         rounded = w.astype(np.float64)
-        residual = fair_residual(gramian, rounded, alpha)
+        residual = residual_of_fair(rounded, gramian @ rounded, alpha)
         if residual < least:
             best, least = rounded, residual
     return best, least

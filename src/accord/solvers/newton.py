@@ -15,6 +15,7 @@ Two forms of Newton's method share the work, both free of the scale of u and of 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
 
@@ -22,6 +23,9 @@ from accord.solvers.scaling import EPS, VANISHING
 
 TARGET = 1e-13  # relative residual at which there is nothing left to gain
 MAX_STEPS = 100  # a bound on the loop alone
+DIRECT_STEPS = 12  # for the attempt without continuation
+NEAR = 1e-3  # a residual below this that no longer falls has met its rounding floor
+CHECK_EVERY = 4  # steps between two looks at whether Cu vanishes
 STALLED = 2  # steps without progress that count as having reached the floor
 SHRINK = 0.01  # no coordinate shrinks by more than this factor in a step on F
 LINE_SEARCH_STEPS = 12
@@ -58,77 +62,104 @@ def minimise_fair(c: np.ndarray, log_norms: np.ndarray, alpha: float) -> KernelR
         The best point found, or a vanishing combination where there is no minimiser.
     """
     with np.errstate(all="ignore"):  # what leaves float64's range is found by its residual, and named
-        return _minimise_fair(c, log_norms, alpha)
+        result = _reached(c, log_norms, 1.0 / alpha)
+        u = np.exp(result.z)
+        demand = np.exp((1.0 / alpha - 1.0) * log_norms - result.z / alpha)
+        floor = len(c) * EPS * float((np.abs(c) @ u / demand).max())
+        return KernelResult(result.z, result.residual, floor, result.steps, result.vanishing)
 
 
-def _minimise_fair(c: np.ndarray, log_norms: np.ndarray, alpha: float) -> KernelResult:
-    """Solve γ = 1 from the best point on the ray of ones, then move γ to 1/α stage by stage."""
-    ones = np.ones(len(c))
-    total = max(float(c.sum()), len(c) ** 3 * EPS)
-    result = _minimise(c, 0.5 * np.log(ones * len(c) / total), np.zeros(len(c)), 1.0, TARGET)
+def _reached(c: np.ndarray, log_norms: np.ndarray, target: float) -> KernelResult:
+    """Straight to the target γ where that converges; else γ = 1 first and on from there, stage by stage."""
+    k = len(c)
+    if target != 1.0:
+        log_b = (target - 1.0) * log_norms
+        alone = log_b / (1.0 + target)  # the solution if all gradients were orthogonal
+        direct = _minimise(c, alone, log_b, target, TARGET, DIRECT_STEPS)
+        if direct.residual <= TARGET:
+            return direct
+    result = _minimise(c, _nash_start(c), np.zeros(k), 1.0, TARGET, MAX_STEPS)
     gamma, steps = 1.0, result.steps
-    while gamma != 1.0 / alpha and not result.vanishing:
-        factor = min(max(1.0 / alpha / gamma, 1.0 / STAGE_RATIO), STAGE_RATIO)
-        gamma = 1.0 / alpha if factor == 1.0 / alpha / gamma else gamma * factor
-        tolerance = TARGET if gamma == 1.0 / alpha else STAGE_TOLERANCE
-        result = _minimise(c, result.z, (gamma - 1.0) * log_norms, gamma, tolerance)
+    while gamma != target and not result.vanishing:
+        factor = min(max(target / gamma, 1.0 / STAGE_RATIO), STAGE_RATIO)
+        gamma = target if factor == target / gamma else gamma * factor
+        tolerance = TARGET if gamma == target else STAGE_TOLERANCE
+        result = _minimise(c, result.z, (gamma - 1.0) * log_norms, gamma, tolerance, MAX_STEPS)
         steps += result.steps
     return replace(result, steps=steps)
 
 
-def _minimise(c: np.ndarray, z: np.ndarray, log_b: np.ndarray, gamma: float, tolerance: float) -> KernelResult:
+def _nash_start(c: np.ndarray) -> np.ndarray:
+    """The best point on the ray of ones, then each uᵢ² + uᵢ Σ_{j≠i} Cᵢⱼuⱼ = 1 for itself; exact for two tasks."""
+    k = len(c)
+    on_ray = np.sqrt(k / max(float(c.sum()), k * k * k * EPS))
+    others = (c.sum(1) - 1.0) * on_ray
+    return np.log(0.5 * (np.sqrt(others * others + 4.0) - others))
+
+
+def _minimise(
+    c: np.ndarray, z: np.ndarray, log_b: np.ndarray, gamma: float, tolerance: float, max_steps: int
+) -> KernelResult:
     """Newton's method at one γ from z = log u: on the logarithms where that helps, else on F."""
-    absolute, rounding = np.abs(c), len(c) * EPS
-    best = KernelResult(z, np.inf, np.inf, 0)
-    stalled = 0
-    for step in range(MAX_STEPS):
-        u = np.exp(z)
-        supply, demand = c @ u, np.exp(log_b - gamma * z)
-        residual = float(np.abs(supply / demand - 1.0).max())
-        size = absolute @ u
-        floor = rounding * float((size / demand).max())
-        if float(u @ supply) <= VANISHING * rounding * float(u @ size):
-            return KernelResult(z, residual, floor, step, vanishing=True)
-        stalled = 0 if residual < 0.5 * best.residual else stalled + 1
-        if residual < best.residual:
-            best = KernelResult(z, residual, floor, step)
-        if best.residual <= tolerance or (stalled >= STALLED and best.residual <= 10 * best.floor):
-            break
-        following = _log_step(c, z, log_b, gamma) if supply.min() > 0.0 else None
+    rounding, absolute = VANISHING * len(c) * EPS, np.abs(c)
+    point = _Point.at(c, z, log_b, gamma)
+    best, stalled = point, 0
+    for step in range(max_steps):
+        if point.merit <= tolerance:
+            return KernelResult(point.z, point.merit, 0.0, step)
+        if step % CHECK_EVERY == 0 and float(point.u @ point.supply) <= rounding * float(
+            point.u @ (absolute @ point.u)
+        ):
+            return KernelResult(point.z, point.merit, np.inf, step, vanishing=True)
+        following = _log_step(c, point, log_b, gamma) if point.merit < np.inf else None
         if following is None:
-            following = _convex_step(c, u, u * supply, u * demand, gamma)
-        if following is None:  # C is not positive semidefinite at this size of u: rounding has taken over
+            demand = np.exp(log_b - gamma * point.z)
+            stepped = _convex_step(c, point.u, point.u * point.supply, point.u * demand, gamma)
+            if stepped is None:  # C is not positive semidefinite at this size of u: rounding has taken over
+                break
+            following = _Point.at(c, stepped, log_b, gamma)
+        point = following
+        stalled = 0 if point.merit < 0.5 * best.merit else stalled + 1
+        if point.merit < best.merit:
+            best = point
+        if stalled >= STALLED and best.merit <= NEAR:  # what is left is rounding
             break
-        z = following
-    return best
+    return KernelResult(best.z, best.merit, 0.0, step + 1)
 
 
-def _log_gap(c: np.ndarray, z: np.ndarray, log_b: np.ndarray, gamma: float) -> np.ndarray:
-    """log(Cu) + γz − log b, shape (K,); infinite where Cu is not positive."""
-    supply = c @ np.exp(z)
-    if supply.min() <= 0.0:
-        return np.full(len(z), np.inf)
-    return np.log(supply) + gamma * z - log_b
+class _Point(NamedTuple):
+    """z with what follows from it: u, Cu, log(Cu) + γz − log b and its largest entry, infinite unless Cu > 0."""
+
+    z: np.ndarray
+    u: np.ndarray
+    supply: np.ndarray
+    gap: np.ndarray
+    merit: float
+
+    @classmethod
+    def at(cls, c: np.ndarray, z: np.ndarray, log_b: np.ndarray, gamma: float) -> _Point:
+        u = np.exp(z)
+        supply = c @ u
+        gap = np.log(supply)
+        gap += gamma * z
+        gap -= log_b
+        merit = float(np.maximum.reduce(np.abs(gap)))
+        return cls(z, u, supply, gap, merit if merit == merit else np.inf)  # NaN is the logarithm of Cu < 0
 
 
-def _log_step(c: np.ndarray, z: np.ndarray, log_b: np.ndarray, gamma: float) -> np.ndarray | None:
+def _log_step(c: np.ndarray, point: _Point, log_b: np.ndarray, gamma: float) -> _Point | None:
     """Newton's step on the logarithms, or None where it does not bring the largest gap down."""
-    u = np.exp(z)
-    supply = c @ u
-    gap = np.log(supply) + gamma * z - log_b
-    matrix = c * u / supply[:, None]
-    np.fill_diagonal(matrix, np.diagonal(matrix) + gamma)
+    matrix = c * point.u
+    matrix /= point.supply[:, None]
+    matrix.flat[:: len(c) + 1] += gamma
     try:
-        x = np.linalg.solve(matrix, -gap)
+        x = np.linalg.solve(matrix, point.gap)
     except np.linalg.LinAlgError:
         return None
-    merit = float(np.abs(gap).max())
     for t in LOG_STEP_LENGTHS:
-        trial = z + t * x
-        if np.isfinite(trial).all() and trial.max() < 300.0:
-            left = float(np.abs(_log_gap(c, trial, log_b, gamma)).max())
-            if left <= (1.0 - 0.25 * t) * merit:
-                return trial
+        trial = _Point.at(c, point.z - t * x, log_b, gamma)
+        if trial.merit <= (1.0 - 0.25 * t) * point.merit:
+            return trial
     return None
 
 
@@ -140,7 +171,7 @@ def _convex_step(c: np.ndarray, u: np.ndarray, p: np.ndarray, q: np.ndarray, gam
     h = u[:, None] * c * u
     scale = 1.0 / np.sqrt(np.diagonal(h) + gamma * np.maximum(q, TINY))
     h = scale[:, None] * h * scale
-    np.fill_diagonal(h, 1.0)
+    h.flat[:: len(c) + 1] = 1.0
     try:
         x = scale * np.linalg.solve(h, scale * (q - p))
     except np.linalg.LinAlgError:

@@ -42,10 +42,14 @@ class Cosines:
     @property
     def zero_rows(self) -> tuple[int, ...]:
         """Indices of the rows that were set aside."""
+        if len(self.rows) == self.num_tasks:
+            return ()
         return tuple(sorted(set(range(self.num_tasks)) - set(self.rows.tolist())))
 
     def solution(self, method: str, weights: np.ndarray, **fields: object) -> Solution:
         """A solution for all K tasks from weights of the non-zero ones; zero rows are named in its cause."""
+        if len(self.rows) == self.num_tasks:
+            return Solution(method, weights, **fields)  # type: ignore[arg-type]
         full = np.zeros(self.num_tasks)
         full[self.rows] = weights
         zero = self.zero_rows
@@ -81,25 +85,29 @@ def cosines_of(gramian: ArrayLike, caller: str) -> Cosines:
     if squares.min() < 0:
         i = int(squares.argmin())
         raise ShapeError(f"{caller}: G[{i}, {i}] = {squares[i]:.3g} is negative, so this is no Gramian J @ J.T")
-    rows = np.flatnonzero(squares > SMALLEST_SQUARE)
-    norms = np.sqrt(squares[rows])
-    c = g[np.ix_(rows, rows)] / norms[:, None] / norms
-    asymmetry = np.abs(c - c.T)
-    if asymmetry.size and asymmetry.max() > SYMMETRY_TOLERANCE:
-        i, j = (int(rows[k]) for k in np.unravel_index(asymmetry.argmax(), c.shape))
-        raise ShapeError(
-            f"{caller}: the Gramian of shape {g.shape} is not symmetric: "
-            f"G[{i}, {j}] = {g[i, j]:.6g} but G[{j}, {i}] = {g[j, i]:.6g}"
-        )
-    c = (c + c.T) / 2
-    largest = np.abs(c).max(initial=0.0)
+    rows = np.arange(len(g))
+    if squares.min() <= SMALLEST_SQUARE:
+        rows = np.flatnonzero(squares > SMALLEST_SQUARE)
+        g = g[np.ix_(rows, rows)]
+    norms = np.sqrt(np.diagonal(g))
+    c = g / norms[:, None]
+    c /= norms
+    if not (g == g.T).all():
+        asymmetry = np.abs(c - c.T)
+        if asymmetry.max() > SYMMETRY_TOLERANCE:
+            i, j = np.unravel_index(asymmetry.argmax(), c.shape)
+            raise ShapeError(
+                f"{caller}: the Gramian of shape {given.shape} is not symmetric: G[{rows[i]}, {rows[j]}] = "
+                f"{g[i, j]:.6g} but G[{rows[j]}, {rows[i]}] = {g[j, i]:.6g}"
+            )
+        g, c = (g + g.T) / 2, (c + c.T) / 2
+    largest = float(np.abs(c).max(initial=0.0))
     if largest > 1 + SYMMETRY_TOLERANCE:
         raise ShapeError(
             f"{caller}: an entry is {largest:.6g} times the product of its rows' norms, so this is no Gramian J @ J.T"
         )
-    np.fill_diagonal(c, 1.0)
-    live = g[np.ix_(rows, rows)]
-    return Cosines(c, norms, (live + live.T) / 2, rows, len(g))
+    c.flat[:: len(rows) + 1] = 1.0
+    return Cosines(c, norms, g, rows, len(given))
 
 
 def all_zero(problem: Cosines, method: str) -> Solution:

@@ -1,0 +1,56 @@
+# Two commands: `make run` trains and compares on real molecules, `make test` runs the tests.
+# Every target makes the virtual environment first, from scratch when it is missing or stale.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+JOBS ?= 2
+STORE ?= runs
+
+# An environment that was moved, or whose Python is gone, is stale too.
+ifneq ($(shell $(BIN)/python -c "import os, sys; print(os.path.realpath(sys.prefix))" 2>/dev/null),$(realpath $(VENV)))
+.PHONY: $(STAMP)
+endif
+
+.PHONY: run test slow lint format bench toy clean
+
+run: $(STAMP)
+	$(BIN)/accord run qm9 --preset laptop --jobs $(JOBS) --store $(STORE)
+
+test: $(STAMP)
+	$(BIN)/python -m pytest -n 2 -m "not slow"
+
+slow: $(STAMP)
+	$(BIN)/python -m pytest -n 2 -m slow
+
+lint: $(STAMP)
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/pyrefly check
+	$(BIN)/lint-imports
+
+format: $(STAMP)
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+
+bench: $(STAMP)
+	$(BIN)/python -m benchmarks.solver_latency
+	$(BIN)/python -m benchmarks.nnconv_factored
+	$(BIN)/python -m benchmarks.balancer_overhead
+
+toy: $(STAMP)
+	$(BIN)/accord run toy --preset laptop --jobs $(JOBS) --store $(STORE)
+
+$(STAMP): pyproject.toml constraints.txt
+	@$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 11))" || \
+		{ echo "accord needs Python 3.11 or newer; $(PYTHON) is $$($(PYTHON) --version). Set PYTHON=..."; exit 1; }
+	rm -rf $(VENV)
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet -c constraints.txt torch numpy
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[bench,qm9,dev]"
+	touch $(STAMP)
+
+clean:
+	rm -rf $(VENV) build dist .pytest_cache .ruff_cache

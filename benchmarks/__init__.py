@@ -1,0 +1,1 @@
+"""Measurements, one question a file; each prints ratios taken in one run."""

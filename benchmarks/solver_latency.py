@@ -1,0 +1,90 @@
+"""How long do the solvers take, beside TorchJD's on the same Jacobians in the same run?
+
+    python -m benchmarks.solver_latency [--rounds N]
+
+Two kinds of Jacobian: "alike" has independent gradients of equal norms, the easiest there is; "spread" has norms over
+10^±1 and a common component, as losses in different units give.
+
+Every call starts from the Jacobian (K, 200) in float32 and ends with weights, so that both sides do the same work.
+TorchJD's Nash-MTL runs cvxpy with ECOS, warm-started from its last call, with its default of up to 20 iterations.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import statistics
+import warnings
+
+import numpy as np
+import torch
+from rich.console import Console
+from rich.table import Table
+from torchjd import aggregation
+
+from accord import solvers
+from benchmarks.timing import heading, interleaved, ratio
+
+WIDTH = 200
+
+
+def cases(k: int) -> dict[str, tuple[object, object]]:
+    """Method to (ours on a Gramian, TorchJD's on a Jacobian)."""
+    return {
+        "nash-mtl": (solvers.nash, aggregation.NashMTL(n_tasks=k)),
+        "fairgrad α=1": (lambda g: solvers.fairgrad(g, 1.0), aggregation.FairGrad(alpha=1.0)),
+        "fairgrad α=2": (lambda g: solvers.fairgrad(g, 2.0), aggregation.FairGrad(alpha=2.0)),
+        "mgda": (solvers.mgda, aggregation.MGDA()),
+        "cagrad": (lambda g: solvers.cagrad(g, 0.4), aggregation.CAGrad(c=0.4)),
+        "imtl-g": (solvers.imtl_g, aggregation.IMTLG()),
+        "pcgrad": (lambda g: solvers.pcgrad(g, generator=np.random.default_rng(0)), aggregation.PCGrad()),
+    }
+
+
+def jacobian(kind: str, k: int, seed: int) -> torch.Tensor:
+    """Shape (K, 200), float32."""
+    generator = torch.Generator().manual_seed(seed)
+    rows = torch.randn(k, WIDTH, generator=generator)
+    if kind == "spread":
+        rows += torch.randn(WIDTH, generator=generator)
+        rows *= 10.0 ** (2 * torch.rand(k, 1, generator=generator) - 1)
+    return rows
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=15)
+    rounds = parser.parse_args().rounds
+    torch.set_num_threads(1)
+    warnings.simplefilter("ignore")  # cvxpy warns at every call: not DPP, solution may be inaccurate
+    console = Console(width=110)
+    console.print(f"solver latency: {heading()}")
+    table = Table("gradients", "method", "K", "accord ms", "TorchJD ms", "TorchJD / accord")
+    for kind, k in itertools.product(("alike", "spread"), (2, 3, 10, 40)):
+        jacobians = [jacobian(kind, k, seed) for seed in range(rounds + 2)]
+        for name, (ours, theirs) in cases(k).items():
+            own, other = itertools.cycle(jacobians), itertools.cycle(jacobians)
+
+            def call(ours=ours, own=own) -> object:
+                j = next(own)
+                return ours((j.double() @ j.double().T).numpy())
+
+            def peer(theirs=theirs, other=other) -> object:
+                return theirs(next(other))
+
+            seconds = interleaved({"ours": call, "theirs": peer}, rounds)
+            a, b = seconds["ours"], seconds["theirs"]
+            table.add_row(
+                kind,
+                name,
+                str(k),
+                f"{1e3 * statistics.median(a):.3f}",
+                f"{1e3 * statistics.median(b):.2f}",
+                f"{ratio(b, a):.0f}",
+            )
+        table.add_section()
+    console.print(table)
+
+
+if __name__ == "__main__":
+    main()
