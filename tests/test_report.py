@@ -49,6 +49,7 @@ def put(store, method, seed, left, right, residual=None, weights=(0.75, 0.25), s
                     "weights": weights,
                     "conflict": 0.5,
                     "residual": residual and residual * unit,
+                    "outcomes": {"solved": 6, "reused": 3, "stationary": unit - 1},
                 }
             )
         if result:
@@ -112,6 +113,7 @@ def test_the_worst_certificate_is_shown(full, experiment):
     found = rows(summarise(full, experiment, "smoke"))
     assert found["nash-mtl"].residual == 2e-13
     assert found["ls"].residual is None
+    assert found["nash-mtl"].unsolved == 1 / 19
 
 
 def test_without_stl_delta_m_is_blank_and_a_note_says_why(store, experiment):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import statistics
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     import polars
 
 STL = "stl"
+SOLVED = ("solved", "reused")
+"""Outcomes of a step whose weights meet the method's definition, now or when they were solved for."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +51,9 @@ class Row:
             experiments without a baseline, whose metrics are not there to be ranked.
         delta_m: Mean relative change against STL in percent, lower is better; None without a full baseline.
         seconds_per_step: Training time per optimiser step; for STL the sum over its networks.
-        residual: The worst certificate seen in any step; None for methods without one.
+        residual: The worst certificate seen in any step that has a solution; None for methods without one.
+        unsolved: Share of the steps whose weights do not meet the method's definition, such as those at a Pareto
+            stationary point; None where the runs do not say.
     """
 
     method: str
@@ -59,6 +63,7 @@ class Row:
     delta_m: Value | None = None
     seconds_per_step: float | None = None
     residual: float | None = None
+    unsolved: float | None = None
 
 
 @dataclass(frozen=True)
@@ -116,17 +121,9 @@ def summarise(store: Store, experiment: Experiment, preset: str) -> Report:
             delta = Value.of([delta_m(m, whole[STL], higher) for m in _per_seed(samples[method], higher)])
         values = {name: Value.of(list(per.values())) for name, per in samples[method].items()}
         seeds = min((len(per) for per in samples[method].values()), default=0)
-        rows.append(
-            Row(
-                method,
-                seeds,
-                values,
-                ranks.get(method),
-                delta,
-                _seconds(groups[method]),
-                _residual(groups[method]),
-            )
-        )
+        runs = groups[method]
+        costs = _seconds(runs), _residual(runs), _unsolved(runs)
+        rows.append(Row(method, seeds, values, ranks.get(method), delta, *costs))
     return Report(experiment, preset, tuple(rows), tuple(left_out), tuple(notes))
 
 
@@ -135,13 +132,13 @@ def frame(report: Report) -> polars.DataFrame:
 
     Columns: ``method``, ``seeds``, then ``task/metric`` and ``task/metric ±`` (standard error, null with one
     seed) for each metric, ``mean_rank``, ``delta_m`` and ``delta_m ±`` in percent, ``seconds_per_step``,
-    ``residual``.
+    ``residual``, ``unsolved``.
     """
     import polars
 
     schema: dict[str, Any] = {"method": polars.String, "seeds": polars.Int64}
     numbers = [f"{name}{suffix}" for name, _ in report.experiment.metrics for suffix in ("", " ±")]
-    numbers += ["mean_rank", "delta_m", "delta_m ±", "seconds_per_step", "residual"]
+    numbers += ["mean_rank", "delta_m", "delta_m ±", "seconds_per_step", "residual", "unsolved"]
     schema.update(dict.fromkeys(numbers, polars.Float64))
     return polars.DataFrame([_flat(row) for row in report.rows], schema=schema)
 
@@ -172,6 +169,7 @@ def _flat(row: Row) -> dict[str, Any]:
         "delta_m ±": delta and delta.error,
         "seconds_per_step": row.seconds_per_step,
         "residual": row.residual,
+        "unsolved": row.unsolved,
     }
 
 
@@ -212,6 +210,15 @@ def _seconds(runs: Sequence[Run]) -> float | None:
 def _residual(runs: Sequence[Run]) -> float | None:
     found = [record["residual"] for run in runs for record in run.records() if record.get("residual") is not None]
     return max(found, key=lambda r: (math.isnan(r), r)) if found else None  # NaN is the worst
+
+
+def _unsolved(runs: Sequence[Run]) -> float | None:
+    counts: Counter[str] = Counter()
+    for run in runs:
+        for record in run.records():
+            counts.update(record.get("outcomes") or {})
+    total = counts.total()
+    return (total - sum(counts[outcome] for outcome in SOLVED)) / total if total else None
 
 
 def _notes(experiment: Experiment, means: Mapping[str, Mapping[str, float]], names: Iterable[str]) -> list[str]:

@@ -53,7 +53,8 @@ def solve(gramian: np.ndarray, spec: str) -> Solution:
 
     Args:
         gramian: Shape (K, K).
-        spec: Such as ``"fairgrad:alpha=2"``.
+        spec: Such as ``"fairgrad:alpha=2"``. PCGrad projects in the order of the rows, so that the answer is not
+            random, unless the spec gives another (``"pcgrad:order=[1, 0]"``).
 
     Raises:
         UnknownNameError: No solver has that name.
@@ -64,13 +65,15 @@ def solve(gramian: np.ndarray, spec: str) -> Solution:
         raise UnknownNameError(
             f"no solver {name!r} works on a Gramian alone (there are {', '.join(SOLVERS)}){suggest(name, SOLVERS)}"
         )
-    allowed = list(inspect.signature(SOLVERS[name]).parameters)[1:]
+    allowed = [p for p in list(inspect.signature(SOLVERS[name]).parameters)[1:] if p != "generator"]
     for option in options:
         if option not in allowed:
             raise OptionError(
                 f"solver {name!r} has no option {option!r} (it has {', '.join(allowed) or 'none'})"
                 f"{suggest(option, allowed)}"
             )
+    if "order" in allowed:
+        options.setdefault("order", list(range(len(gramian))))
     return SOLVERS[name](gramian, **options)
 
 

@@ -83,6 +83,8 @@ def columns(report: Report) -> tuple[list[Column], list[Column]]:
     summary.append(_numbers(report, ("time", "(ms/step)"), [_plain(s) for s in speeds], rate=False))
     residuals = ["" if r.residual is None else f"{r.residual:.0e}" for r in report.rows]
     summary.append(Column(("worst", "residual"), tuple(residuals)))
+    unsolved = ["" if r.unsolved is None else f"{100 * r.unsolved:.2f}" for r in report.rows]
+    summary.append(Column(("unsolved", "(% of steps)"), tuple(unsolved)))
     summary.append(Column(("seeds", ""), tuple(str(r.seeds) for r in report.rows)))
     return metrics, summary
 
