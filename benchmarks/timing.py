@@ -30,16 +30,16 @@ def heading() -> str:
 
 
 def interleaved(variants: Mapping[str, Callable[[], object]], rounds: int, warmup: int = 2) -> dict[str, list[float]]:
-    """Seconds of each call, all variants taking turns, so that a drift of the machine hits all alike."""
+    """CPU seconds of each call, all variants taking turns, so that a drift of the machine hits all alike."""
     for _ in range(warmup):
         for call in variants.values():
             call()
     seconds: dict[str, list[float]] = {name: [] for name in variants}
     for _ in range(rounds):
         for name, call in variants.items():
-            begin = time.perf_counter()
+            begin = time.process_time()
             call()
-            seconds[name].append(time.perf_counter() - begin)
+            seconds[name].append(time.process_time() - begin)
     return seconds
 
 
