@@ -206,10 +206,21 @@ def test_a_failure_is_recorded_and_the_others_go_on(experiment, tmp_path):
 
 
 def test_a_worker_that_is_killed_fails_its_run_alone(experiment, tmp_path):
-    outcomes = run(experiment, "deadly", ["stl"], [0, 1], tmp_path, jobs=2)
-    assert statuses(outcomes) == ["failed", "done", "failed", "done"]
+    outcomes = run(experiment, "deadly", ["stl", "ls"], [0], tmp_path, jobs=2)
+    assert statuses(outcomes) == ["failed", "done", "done"]
     assert "signal 9" in outcomes[0].cause
     assert Store(tmp_path).run(outcomes[0].key).failure()["unit"] == 2
+
+
+def test_a_script_without_a_main_guard_is_told(tmp_path):
+    script = tmp_path / "unguarded.py"
+    call = f"run(EXPERIMENT, 'smoke', ['stl'], [0], {str(tmp_path / 'runs')!r}, jobs=2)"
+    script.write_text(f"from quadratic import EXPERIMENT\nfrom accord.bench.runner import run\n{call}\n")
+    environment = {**os.environ, "PYTHONPATH": str(SUPPORT)}
+    done = subprocess.run([sys.executable, script], env=environment, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 1
+    assert "died before it took any work (exit code 1)" in done.stderr
+    assert '`if __name__ == "__main__":`' in done.stderr
 
 
 def test_a_run_that_another_process_trains_is_left_alone(experiment, tmp_path):

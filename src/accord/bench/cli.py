@@ -157,7 +157,7 @@ class Plot:
         if paths:
             print(f"figures in {folder}: {', '.join(path.name for path in paths)}")
         else:
-            print("no run is done, so there is nothing to draw")
+            print("nothing to draw yet: the figures need a multi-task run that is done")
         return OK
 
 

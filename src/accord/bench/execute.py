@@ -76,8 +76,8 @@ def execute(job: Job, listener: Listener) -> Outcome:
                 cause = _cause(error)
                 try:
                     writer.fail(error, unit)
-                except StoreError as second:
-                    cause = f"{cause} (not recorded: {second})"
+                except StoreError:
+                    cause = f"{cause} (nor can failure.json be written)"
                 return Outcome(key, "failed", cause, tuple(notes))
     except LockedError as error:
         return Outcome(key, "elsewhere", str(error))

@@ -136,8 +136,8 @@ def _died(worker: _Worker) -> Outcome:
             write_failure(run, worker.unit, "WorkerDied", cause, "")
     except LockedError:
         pass  # someone else has taken it up already
-    except StoreError as error:
-        cause = f"{cause} (not recorded: {error})"
+    except StoreError:
+        cause = f"{cause} (nor can failure.json be written)"
     return Outcome(run.key, "failed", cause)
 
 
