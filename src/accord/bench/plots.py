@@ -20,6 +20,7 @@ from accord.bench.spec import Experiment
 from accord.bench.store import Run, Store
 
 if TYPE_CHECKING:
+    from matplotlib.artist import Artist
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
@@ -123,6 +124,16 @@ def grid(panels: int, width: float = 2.6, height: float = 2.0, most: int = 5, **
     return figure, every[:panels]
 
 
+def legend(figure: Figure, handles: Sequence[Artist]) -> None:
+    """A legend above all panels, in as many columns as the figure has room for."""
+    longest = max(len(str(handle.get_label())) for handle in handles)
+    columns = int(figure.get_figwidth() / (0.5 + 0.07 * longest))  # inches: a line and a gap, then the letters
+    columns = max(1, min(columns, len(handles)))
+    figure.legend(
+        handles=handles, loc="outside upper center", ncols=columns, fontsize=8, columnspacing=1.2, handlelength=1.5
+    )
+
+
 def line_style(index: int) -> dict[str, Any]:
     """Colour and dashes of the ``index``-th line: 24 combinations."""
     return {"color": PALETTE[index % len(PALETTE)], "linestyle": DASHES[index // len(PALETTE) % len(DASHES)]}
@@ -156,7 +167,8 @@ def _delta_m(report: Report, runs: Sequence[Run]) -> Figure | None:
         color=colours,
         height=0.7,
     )
-    axes.bar_label(bars, [f"{v.mean:.1f}" for v in values], padding=3, fontsize=8)
+    places = 1 if max(abs(v.mean) for v in values) >= 1 else 2
+    axes.bar_label(bars, [f"{v.mean:.{places}f}" for v in values], padding=3, fontsize=8)
     axes.set_yticks(range(len(rows)), [row.method for row in rows])
     axes.tick_params(axis="y", length=0)
     axes.axvline(0, color=INK, linewidth=0.8)
@@ -183,7 +195,7 @@ def _weights(report: Report, runs: Sequence[Run]) -> Figure | None:
         axes.set_title(method, fontsize=9)
         axes.margins(x=0)
     handles = [panels[0].plot([], [], label=task, **line_style(k))[0] for k, task in enumerate(tasks)]
-    figure.legend(handles=handles, loc="outside upper center", ncols=min(len(tasks), 11))
+    legend(figure, handles)
     figure.supylabel("share of the task weights, w / Σ|w|", fontsize=9)
     figure.supxlabel("optimiser steps", fontsize=9)
     return figure

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from accord.bench.experiments.toy_problem import FRONT_X2, STARTS, losses, pareto_front
-from accord.bench.plots import FAINT, PALETTE, grid, save
+from accord.bench.plots import FAINT, PALETTE, grid, legend, save
 from accord.bench.store import Run
 
 if TYPE_CHECKING:
@@ -125,4 +125,4 @@ def _legend(figure: Figure, axes: Axes) -> None:
         axes.plot([], [], "X", color=PALETTE[6], markersize=7, label="ends elsewhere")[0],
         axes.plot([], [], color=FRONT, linewidth=3.5, alpha=0.75, label="Pareto front")[0],
     ]
-    figure.legend(handles=handles, loc="outside upper center", ncols=8, fontsize=8, columnspacing=1.2, handlelength=1.5)
+    legend(figure, handles)
