@@ -55,7 +55,7 @@ def put(store, method, seed, left, right, residual=None, weights=(0.75, 0.25), s
         if result:
             writer.finish({"metrics": {name: value for name, value in measured.items() if value is not None}})
         else:
-            writer.fail(ValueError("out of luck\nand more"), 2)
+            writer.fail(ValueError("out of luck\nand more"), 2, {})
 
 
 def rows(report):

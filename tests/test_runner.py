@@ -212,6 +212,12 @@ def test_a_worker_that_is_killed_fails_its_run_alone(experiment, tmp_path):
     assert Store(tmp_path).run(outcomes[0].key).failure()["unit"] == 2
 
 
+def test_workers_that_die_at_once_are_replaced_until_all_runs_were_tried(experiment, tmp_path):
+    outcomes = run(experiment, "stillborn", ["stl", "ls"], store=tmp_path, jobs=2)
+    assert statuses(outcomes) == ["failed"] * 3
+    assert {each.status for each in Store(tmp_path).runs("quadratic", 1, "stillborn")} == {"failed"}
+
+
 def test_a_script_without_a_main_guard_is_told(tmp_path):
     script = tmp_path / "unguarded.py"
     call = f"run(EXPERIMENT, 'smoke', ['stl'], [0], {str(tmp_path / 'runs')!r}, jobs=2)"

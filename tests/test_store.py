@@ -108,7 +108,7 @@ def test_status_follows_the_files(run):
     assert run.status == "unfinished"
     with writing(run) as writer:
         writer.begin(SETTINGS, threads=1)
-        writer.fail(ValueError("no luck"), 1)
+        writer.fail(ValueError("no luck"), 1, SETTINGS)
     assert run.status == "failed"
     assert run.failure()["message"] == "no luck"
     assert "ValueError" in run.failure()["traceback"]
@@ -137,6 +137,15 @@ def test_numbers_come_back_exactly_even_those_json_has_no_word_for(run):
     (record,) = run.records()
     assert record["values"] == values
     assert record["nan"] != record["nan"]
+
+
+def test_a_run_that_fails_before_it_begins_is_a_failed_run(run, tmp_path):
+    with writing(run) as writer:
+        writer.fail(ValueError("no luck"), 0, SETTINGS)
+    assert run.status == "failed"
+    assert list(Store(tmp_path / "runs").runs("toy", 1, "smoke")) == [run]
+    train(run, 1)
+    assert run.status == "unfinished"
 
 
 @pytest.mark.parametrize("torn", ['{"unit": 2, "loss"', "\0\0\0\0"])

@@ -39,6 +39,8 @@ class Settings:
 class Trial:
     def __init__(self, settings: Settings, method: accord.bench.spec.MethodSpec, seed: int) -> None:
         self.settings, self.method, self.seed = settings, method, seed
+        if settings.kill_at < 0:
+            os.kill(os.getpid(), signal.SIGKILL)
         self.length = settings.units
         self.unit = 0
         self.generator = torch.Generator().manual_seed(derive_seed("quadratic", seed, "data"))
@@ -116,6 +118,7 @@ EXPERIMENT = Experiment(
         "smoke": Settings(),
         "slow": Settings(units=8, pause=0.1),
         "broken": Settings(fail_at=3, fail_method="stl:task=left"),
+        "stillborn": Settings(kill_at=-1),
         "deadly": Settings(kill_at=3, kill_method="stl:task=left"),
     },
     methods=("stl", "ls", "mgda", "nash-mtl"),

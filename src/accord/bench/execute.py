@@ -75,7 +75,7 @@ def execute(job: Job, listener: Listener) -> Outcome:
             except Exception as error:  # noqa: BLE001 - recorded with its traceback; the other runs go on
                 cause = _cause(error)
                 try:
-                    writer.fail(error, unit)
+                    writer.fail(error, unit, job.settings)
                 except StoreError:
                     cause = f"{cause} (nor can failure.json be written)"
                 return Outcome(key, "failed", cause, tuple(notes))

@@ -64,10 +64,11 @@ class Run:
     @property
     def status(self) -> Status:
         """``"done"``, ``"failed"`` (last attempt), ``"unfinished"`` (running, interrupted) or ``"absent"``."""
-        for name, status in (("result", "done"), ("failure", "failed"), ("run", "unfinished")):
-            if (self.folder / f"{name}.json").exists():
-                return status
-        return "absent"
+        if not (self.folder / "run.json").exists():
+            return "absent"
+        if (self.folder / "result.json").exists():
+            return "done"
+        return "failed" if (self.folder / "failure.json").exists() else "unfinished"
 
     @property
     def lock_file(self) -> Path:

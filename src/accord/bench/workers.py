@@ -130,10 +130,10 @@ def _died(worker: _Worker) -> Outcome:
             f"a worker process died before it took any work ({how}): see its message above; a script that "
             'calls run(jobs=…) needs `if __name__ == "__main__":` around it, or jobs=1'
         )
-    run, cause = worker.job.run, f"its worker process died ({how})"
+    run, settings, cause = worker.job.run, worker.job.settings, f"its worker process died ({how})"
     try:
         with locked(run):
-            write_failure(run, worker.unit, "WorkerDied", cause, "")
+            write_failure(run, settings, worker.unit, "WorkerDied", cause, "")
     except LockedError:
         pass  # someone else has taken it up already
     except StoreError:

@@ -171,9 +171,10 @@ class RunWriter:
         with disk("remove", self.run.folder / "checkpoint.prev.pt"):
             _previous(self.run.folder / "checkpoint.pt").unlink(missing_ok=True)
 
-    def fail(self, error: BaseException, unit: int) -> None:
+    def fail(self, error: BaseException, unit: int, settings: Any) -> None:
         """Record why this attempt ended; the checkpoint stays for the next one."""
-        write_failure(self.run, unit, type(error).__name__, str(error), "".join(traceback.format_exception(error)))
+        trace = "".join(traceback.format_exception(error))
+        write_failure(self.run, settings, unit, type(error).__name__, str(error), trace)
 
     def close(self) -> None:
         """Close the open file."""
@@ -237,8 +238,10 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     return saved
 
 
-def write_failure(run: Run, unit: int, kind: str, message: str, trace: str) -> None:
-    """Write ``failure.json``."""
+def write_failure(run: Run, settings: Any, unit: int, kind: str, message: str, trace: str) -> None:
+    """Write ``failure.json``, and ``run.json`` for a run that failed before its first session began."""
+    if run.status == "absent":
+        write_json(run.folder / "run.json", {"key": key_to_json(run.key), "settings": settings, "sessions": []})
     failure = {"unit": unit, "time": now(), "type": kind, "message": message, "traceback": trace}
     write_json(run.folder / "failure.json", failure)
 
