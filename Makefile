@@ -7,6 +7,8 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 JOBS ?= 2
 STORE ?= runs
+PRESET ?= laptop
+PYTEST_ARGS ?= -n 2
 
 # An environment that was moved, or whose Python is gone, is stale too.
 ifneq ($(shell $(BIN)/python -c "import os, sys; print(os.path.realpath(sys.prefix))" 2>/dev/null),$(realpath $(VENV)))
@@ -16,13 +18,13 @@ endif
 .PHONY: run test slow lint format bench toy clean
 
 run: $(STAMP)
-	$(BIN)/accord run qm9 --preset laptop --jobs $(JOBS) --store $(STORE)
+	$(BIN)/accord run qm9 --preset $(PRESET) --jobs $(JOBS) --store $(STORE)
 
 test: $(STAMP)
-	$(BIN)/python -m pytest -n 2 -m "not slow"
+	$(BIN)/python -m pytest -m "not slow" $(PYTEST_ARGS)
 
 slow: $(STAMP)
-	$(BIN)/python -m pytest -n 2 -m slow
+	$(BIN)/python -m pytest -m slow $(PYTEST_ARGS)
 
 lint: $(STAMP)
 	$(BIN)/ruff check
