@@ -101,15 +101,13 @@ def _minimise(
     c: np.ndarray, z: np.ndarray, log_b: np.ndarray, gamma: float, tolerance: float, max_steps: int
 ) -> KernelResult:
     """Newton's method at one γ from z = log u: on the logarithms where that helps, else on F."""
-    rounding, absolute = VANISHING * len(c) * EPS, np.abs(c)
+    absolute = np.abs(c)
     point = _Point.at(c, z, log_b, gamma)
     best, stalled = point, 0
     for step in range(max_steps):
         if point.merit <= tolerance:
             return KernelResult(point.z, point.merit, 0.0, step)
-        if step % CHECK_EVERY == 0 and float(point.u @ point.supply) <= rounding * float(
-            point.u @ (absolute @ point.u)
-        ):
+        if step % CHECK_EVERY == 0 and _vanishes(c, absolute, point.u):
             return KernelResult(point.z, point.merit, np.inf, step, vanishing=True)
         following = _log_step(c, point, log_b, gamma) if point.merit < np.inf else None
         if following is None:
@@ -124,7 +122,14 @@ def _minimise(
             best = point
         if stalled >= STALLED and best.merit <= NEAR:  # what is left is rounding
             break
+    if _vanishes(c, absolute, point.u):
+        return KernelResult(point.z, point.merit, np.inf, step + 1, vanishing=True)
     return KernelResult(best.z, best.merit, 0.0, step + 1)
+
+
+def _vanishes(c: np.ndarray, absolute: np.ndarray, u: np.ndarray) -> bool:
+    """Whether Cu is zero to within rounding."""
+    return float(u @ (c @ u)) <= VANISHING * len(c) * EPS * float(u @ (absolute @ u))
 
 
 class _Point(NamedTuple):
