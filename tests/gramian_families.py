@@ -1,7 +1,5 @@
 """Families of Jacobians that break gradient-balancing solvers, as float64 arrays (K, P)."""
 
-import numpy as np
-
 FAMILIES = ("random", "aligned", "conflicting", "duplicates", "nearly_equal", "zero_row")
 STATIONARY = ("opposite", "low_rank", "vanishing_sum")
 
