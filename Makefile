@@ -8,7 +8,7 @@ STAMP := $(VENV)/.installed
 JOBS ?= 2
 STORE ?= runs
 PRESET ?= laptop
-PYTEST_ARGS ?= -n 2
+PYTEST_ARGS ?= -n 2 --dist loadfile
 
 # An environment that was moved, or whose Python is gone, is stale too.
 ifneq ($(shell $(BIN)/python -c "import os, sys; print(os.path.realpath(sys.prefix))" 2>/dev/null),$(realpath $(VENV)))

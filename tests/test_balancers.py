@@ -518,3 +518,23 @@ def test_no_warning_in_ordinary_use():
         warnings.simplefilter("error")
         for name in METHODS:
             train(make(name), Net(), 2)
+
+
+def test_other_packages_add_balancers_by_entry_point(tmp_path, monkeypatch):
+    (tmp_path / "outside.py").write_text(
+        "import numpy as np\n"
+        "from accord.balancers import LossBalancer\n\n\n"
+        "class Twice(LossBalancer):\n"
+        '    """Twice the sum."""\n\n'
+        "    def weigh(self, values):\n"
+        "        return np.full(len(values), 2.0)\n"
+    )
+    distribution = tmp_path / "outside-1.0.dist-info"
+    distribution.mkdir()
+    (distribution / "METADATA").write_text("Metadata-Version: 2.1\nName: outside\nVersion: 1.0\n")
+    (distribution / "entry_points.txt").write_text("[accord.balancers]\ntwice = outside:Twice\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    assert "twice" in accord.available()
+    net = Net()
+    balance = accord.make("twice", tasks=NAMES).backward(net.losses(), net.trunk)
+    assert balance.weights.tolist() == [2.0] * K

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from accord.balancers.registry import suggest
+from accord.balancers.grammar import suggest
 from accord.balancers.result import Balance, Decision
 from accord.errors import NumericalWarning, OptionError, ShapeError, UnknownNameError
 from accord.jacobian import ENGINES, Jacobian, Losses, Shared

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from accord.balancers.base import Balancer, Decision, Heads, check_choice
-from accord.balancers.randomness import PrivateGenerator
+from accord.balancers.base import Decision, Heads, check_choice
+from accord.balancers.randomness import Seeded
 from accord.balancers.registry import register
 from accord.errors import OptionError
 from accord.jacobian import Jacobian
@@ -19,7 +18,7 @@ SEEDS = 2**62
 
 
 @register("graddrop")
-class GradDrop(Balancer):
+class GradDrop(Seeded):
     """GradDrop: at each coordinate keep only the gradients of one sign, drawn with the odds of their sizes.
 
     With P = ½(1 + Σg/Σ|g|) and U uniform, the positive parts are kept where P > U, else the negative ones, and
@@ -56,9 +55,8 @@ class GradDrop(Balancer):
         check_choice(heads, ("plain",), "heads", "GradDrop")
         self.leak = leak
         self.reduction = reduction
-        self.seed = seed
         self.heads = heads
-        self._generator = PrivateGenerator(seed)
+        self.seed_with(seed)
 
     def decide(self, jacobian: Jacobian) -> Decision:
         """Draw the signs and mix the rows."""
@@ -80,19 +78,6 @@ class GradDrop(Balancer):
     def last_weights(self) -> tuple[np.ndarray, np.ndarray]:
         """Ones: no weights describe the method, so in eval mode it is the plain sum."""
         return np.ones(self.num_tasks), np.ones(self.num_tasks)
-
-    def reset(self) -> None:
-        """Forget everything but the options."""
-        super().reset()
-        self._generator.reset()
-
-    def own_state(self) -> dict[str, Any]:
-        """The generator's state."""
-        return {"generator": self._generator.state}
-
-    def load_own_state(self, state: Mapping[str, Any]) -> None:
-        """Take up the generator's state."""
-        self._generator.state = state["generator"]
 
 
 def drop_signs(rows: Tensor, leak: float, generator: torch.Generator) -> Tensor:

@@ -12,7 +12,7 @@ import torch
 
 from accord import solvers
 from accord.balancers.base import Balancer, Decision, Heads, check_choice, check_positive, warn_numerical
-from accord.balancers.randomness import PrivateGenerator
+from accord.balancers.randomness import Seeded
 from accord.balancers.registry import register
 from accord.errors import OptionError
 from accord.jacobian import Jacobian
@@ -296,7 +296,7 @@ class IMTLG(GramianBalancer):
 
 
 @register("pcgrad")
-class PCGrad(GramianBalancer):
+class PCGrad(Seeded, GramianBalancer):
     """PCGrad: each gradient projected off those it conflicts with, in random order, then summed.
 
     Some published code takes the mean (``reduction="mean"``). The order is drawn from a generator of the
@@ -329,8 +329,7 @@ class PCGrad(GramianBalancer):
         super().__init__(tasks, heads=heads, update_every=update_every, max_norm=max_norm)
         check_choice(reduction, ("sum", "mean"), "reduction", "PCGrad")
         self.reduction = reduction
-        self.seed = seed
-        self._generator = PrivateGenerator(seed)
+        self.seed_with(seed)
 
     def solve(self, gramian: np.ndarray) -> Solution:
         """``accord.solvers.pcgrad`` with a random order."""
@@ -339,20 +338,6 @@ class PCGrad(GramianBalancer):
             order = torch.rand(k, k, generator=generator).argsort(dim=1).numpy()
         solution = solvers.pcgrad(gramian, order)
         return replace(solution, weights=solution.weights / k) if self.reduction == "mean" else solution
-
-    def reset(self) -> None:
-        """Forget everything but the options."""
-        super().reset()
-        self._generator.reset()
-
-    def own_state(self) -> dict[str, Any]:
-        """The generator's state beside what Gramian methods keep."""
-        return {**super().own_state(), "generator": self._generator.state}
-
-    def load_own_state(self, state: Mapping[str, Any]) -> None:
-        """Take up the generator's state beside what Gramian methods keep."""
-        super().load_own_state(state)
-        self._generator.state = state["generator"]
 
 
 def _scaled(solution: Solution, times_k: bool) -> Solution:

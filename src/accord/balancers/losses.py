@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from accord.balancers.base import Balancer, Decision, check_choice, check_positive
-from accord.balancers.randomness import PrivateGenerator
+from accord.balancers.randomness import Seeded
 from accord.balancers.registry import register
 from accord.errors import NonFiniteError, OptionError
 from accord.jacobian import Jacobian
@@ -84,7 +84,7 @@ class SI(LossBalancer):
 
 
 @register("rlw")
-class RLW(LossBalancer):
+class RLW(Seeded, LossBalancer):
     """Random loss weighting: softmax of standard normal numbers, drawn anew at every step.
 
     The weights sum to 1. They come from a generator of the balancer's own.
@@ -101,26 +101,12 @@ class RLW(LossBalancer):
 
     def __init__(self, tasks: int | Sequence[str], *, seed: int = 0) -> None:
         super().__init__(tasks)
-        self.seed = seed
-        self._generator = PrivateGenerator(seed)
+        self.seed_with(seed)
 
     def weigh(self, values: np.ndarray) -> np.ndarray:
         """Softmax of normal numbers."""
         with self._generator.draw() as generator:
             return torch.randn(len(values), generator=generator, dtype=torch.float64).softmax(0).numpy()
-
-    def reset(self) -> None:
-        """Forget everything but the options."""
-        super().reset()
-        self._generator.reset()
-
-    def own_state(self) -> dict[str, Any]:
-        """The generator's state."""
-        return {"generator": self._generator.state}
-
-    def load_own_state(self, state: Mapping[str, Any]) -> None:
-        """Take up the generator's state."""
-        self._generator.state = state["generator"]
 
 
 @register("dwa")

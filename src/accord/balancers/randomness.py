@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor
+
+from accord.balancers.base import Balancer
 
 
 class PrivateGenerator:
@@ -31,3 +34,28 @@ class PrivateGenerator:
         yield generator
         if advance:
             self.state = generator.get_state()
+
+
+class Seeded(Balancer):
+    """A balancer that draws random numbers; mixed in before the other base class, it saves and resets the generator."""
+
+    seed: int
+
+    def seed_with(self, seed: int) -> None:
+        """Set the option ``seed`` and make the generator."""
+        self.seed = seed
+        self._generator = PrivateGenerator(seed)
+
+    def reset(self) -> None:
+        """Forget everything but the options; the generator starts again from the seed."""
+        super().reset()
+        self._generator.reset()
+
+    def own_state(self) -> dict[str, Any]:
+        """The generator's state beside the other base's."""
+        return {**super().own_state(), "generator": self._generator.state}
+
+    def load_own_state(self, state: Mapping[str, Any]) -> None:
+        """Take up the generator's state beside the other base's."""
+        super().load_own_state(state)
+        self._generator.state = state["generator"]

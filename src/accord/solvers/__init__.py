@@ -7,11 +7,10 @@ from accord.solvers.certificates import (
     fair_residual,
     imtl_g_spread,
     mgda_gap,
-    pareto_stationarity,
     pcgrad_residual,
 )
 from accord.solvers.fair import fairgrad, nash
-from accord.solvers.minnorm import cagrad, mgda
+from accord.solvers.minnorm import cagrad, mgda, pareto_stationarity
 from accord.solvers.solution import Outcome, Solution
 from accord.solvers.surgery import imtl_g, pcgrad
 

@@ -132,22 +132,6 @@ def pcgrad_residual(gramian: ArrayLike, weights: ArrayLike, order: Sequence[Sequ
     return float(np.abs((w - total) @ g[:, live] / norms[live]).max(initial=0.0)) / size
 
 
-def pareto_stationarity(gramian: ArrayLike) -> float:
-    """The smallest norm of a convex combination of the unit task gradients, between 0 and 1.
-
-    0 at a Pareto-stationary point, where some combination vanishes; it does not depend on the losses' scales.
-    Tasks without a gradient are left out.
-    """
-    from accord.solvers.minnorm import min_norm
-    from accord.solvers.scaling import cosines_of
-
-    problem = cosines_of(gramian, "pareto_stationarity")
-    if not len(problem.rows):
-        return 0.0
-    x = min_norm(problem.cosines, np.ones(len(problem.rows))).u
-    return float(np.sqrt(max(0.0, x @ problem.cosines @ x)))
-
-
 def _pair(gramian: ArrayLike, weights: ArrayLike, caller: str) -> tuple[np.ndarray, np.ndarray]:
     g, w = np.asarray(gramian, np.float64), np.asarray(weights, np.float64)
     if g.ndim != 2 or g.shape != (len(g), len(g)) or w.shape != (len(g),):

@@ -132,6 +132,19 @@ def cagrad(gramian: ArrayLike, c: float = 0.4, rescale: int = 0) -> Solution:
     return _finished(problem, "cagrad", weights / divisor, (gap, floor), vanishing, point.steps)
 
 
+def pareto_stationarity(gramian: ArrayLike) -> float:
+    """The smallest norm of a convex combination of the unit task gradients, between 0 and 1.
+
+    0 at a Pareto-stationary point, where some combination vanishes; it does not depend on the losses' scales.
+    Tasks without a gradient are left out.
+    """
+    problem = cosines_of(gramian, "pareto_stationarity")
+    if not len(problem.rows):
+        return 0.0
+    x = min_norm(problem.cosines, np.ones(len(problem.rows))).u
+    return float(np.sqrt(max(0.0, x @ problem.cosines @ x)))
+
+
 def min_norm(cosines: np.ndarray, t: np.ndarray) -> SimplexPoint:
     """Minimise ½uᵀCu on {u ≥ 0, tᵀu = 1}: in weights x = t·u, MGDA for gradients of norms 1/t."""
     rounding = len(t) * EPS

@@ -1,0 +1,68 @@
+"""The text form of a method and its options, ``name:option=value,option=value``, and what to say about a wrong name."""
+
+from __future__ import annotations
+
+import ast
+import difflib
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from accord.errors import OptionError
+
+
+def parse_spec(text: str) -> tuple[str, dict[str, Any]]:
+    """Split ``"name:option=value,…"`` into the name and typed options.
+
+    Values are Python literals (``25``, ``0.4``, ``None``, ``True``, ``[1, 2]``); all else is a string.
+
+    Raises:
+        OptionError: The text is not of that form.
+    """
+    name, colon, rest = text.strip().partition(":")
+    name = name.strip().lower()
+    if not name:
+        raise OptionError(f"method spec {text!r}: no method name; write name or name:option=value")
+    options: dict[str, Any] = {}
+    for item in _split(rest) if colon else ():
+        key, equals, value = item.partition("=")
+        key, value = key.strip(), value.strip()
+        if not equals or not key.isidentifier() or not value:
+            raise OptionError(f"method spec {text!r}: {item!r} is not of the form option=value")
+        if key in options:
+            raise OptionError(f"method spec {text!r}: option {key!r} is given twice")
+        options[key] = _literal(value)
+    return name, options
+
+
+def format_spec(name: str, options: Mapping[str, Any]) -> str:
+    """The canonical spec string: options in alphabetical order; ``parse_spec`` reads it back."""
+    items = (f"{k}={v if isinstance(v, str) else repr(v)}" for k, v in sorted(options.items()))
+    return f"{name}:{','.join(items)}" if options else name
+
+
+def suggest(name: str, known: Iterable[str]) -> str:
+    """``"; did you mean 'x'?"``, or the list of known names when nothing is near."""
+    known = list(known)
+    near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
+    if near:
+        return f"; did you mean {' or '.join(repr(n) for n in near)}?"
+    return f"; known: {', '.join(known) or 'none'}"
+
+
+def _split(text: str) -> list[str]:
+    """Split at commas outside brackets."""
+    items, depth, start = [], 0, 0
+    for i, char in enumerate(text):
+        depth += (char in "([{") - (char in ")]}")
+        if char == "," and depth == 0:
+            items.append(text[start:i])
+            start = i + 1
+    return [*items, text[start:]]
+
+
+def _literal(text: str) -> Any:
+    """``text`` as a Python literal where it is one, else the text itself."""
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        return {"none": None, "true": True, "false": False}.get(text.lower(), text)
