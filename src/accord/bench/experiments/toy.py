@@ -1,8 +1,9 @@
 """The two-task toy of Nash-MTL's figure 1: five starting points, and who reaches the Pareto front from them.
 
 The preset ``paper`` is the protocol of the published code: Adam at a learning rate of 0.001, 35,000 iterations.
-``laptop`` takes steps five times as long and fewer of them; the same methods and starts arrive. Each starting
-point has its own optimiser and its own balancer. SI, UW and DWA do not apply: they need positive losses.
+``laptop`` takes steps five times as long and fewer of them; the end points move along the front, and PCGrad
+arrives from start C, which it does not under ``paper``. Each starting point has its own optimiser and its own
+balancer. SI, UW and DWA do not apply: they need positive losses.
 """
 
 from __future__ import annotations
