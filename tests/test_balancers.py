@@ -208,7 +208,7 @@ def test_the_same_seed_gives_the_same_numbers_and_the_global_generators_are_unto
 
 def test_repr_evaluates_back(method):
     for balancer in (make(method), accord.make(method, tasks=4)):
-        again = eval(repr(balancer), vars(accord))
+        again = eval(repr(balancer), {name: getattr(accord, name) for name in accord.__all__})
         assert type(again) is type(balancer)
         assert repr(again) == repr(balancer)
         assert str(again.state_dict()) == str(balancer.state_dict())

@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 from accord.bench import files
 from accord.bench.spec import MethodSpec, RunKey
 from accord.bench.store import Store, key_from_json, key_to_json, slug
-from accord.bench.writing import LockedError, load_checkpoint, locked, writing
-from accord.errors import StoreError
+from accord.bench.writing import load_checkpoint, locked, writing
+from accord.errors import LockedError, StoreError
 
 KEY = RunKey("toy", 1, "smoke", MethodSpec.parse("cagrad:c=0.5"), 3)
 SETTINGS = {"lr": 0.1}
@@ -319,7 +319,7 @@ from pathlib import Path
 from accord.bench.spec import MethodSpec, RunKey
 from accord.bench.store import Store
 from accord.bench.writing import writing
-from accord.errors import StoreError
+from accord.errors import LockedError, StoreError
 
 run = Store(sys.argv[1], create=True).run(RunKey("toy", 1, "smoke", MethodSpec("ls"), 0))
 with writing(run) as writer:

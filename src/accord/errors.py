@@ -36,6 +36,10 @@ class StoreError(AccordError, RuntimeError):
     """A run store cannot be read or written: another version, a lock, a full or read-only disk."""
 
 
+class LockedError(StoreError):
+    """Another process is writing this run."""
+
+
 class DependencyError(AccordError, ImportError):
     """An optional dependency is missing; the message names the extra that brings it."""
 

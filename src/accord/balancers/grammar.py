@@ -40,13 +40,13 @@ def format_spec(name: str, options: Mapping[str, Any]) -> str:
     return f"{name}:{','.join(items)}" if options else name
 
 
-def suggest(name: str, known: Iterable[str]) -> str:
-    """``"; did you mean 'x'?"``, or the list of known names when nothing is near."""
+def suggest(name: str, known: Iterable[str], *, listing: bool = True) -> str:
+    """``"; did you mean 'x'?"``, or, with ``listing``, the known names when nothing is near."""
     known = list(known)
     near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
     if near:
         return f"; did you mean {' or '.join(repr(n) for n in near)}?"
-    return f"; known: {', '.join(known) or 'none'}"
+    return f"; known: {', '.join(known) or 'none'}" if listing else ""
 
 
 def _split(text: str) -> list[str]:

@@ -90,8 +90,8 @@ def make(spec: str, tasks: int | Sequence[str], **options: Any) -> Balancer:
     for option in options:
         if option not in allowed:
             raise OptionError(
-                f"method {name!r} has no option {option!r}{suggest(option, allowed)}; "
-                f"its options: {', '.join(allowed) or 'none'}"
+                f"method {name!r} has no option {option!r} (its options: {', '.join(allowed) or 'none'})"
+                f"{suggest(option, allowed, listing=False)}"
             )
     return cls(tasks, **options)
 

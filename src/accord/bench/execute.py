@@ -11,8 +11,8 @@ from typing import Any, Literal
 
 from accord.bench.spec import MethodSpec, RunKey, Trial, derive_seed
 from accord.bench.store import Run
-from accord.bench.writing import LockedError, RunWriter, writing
-from accord.errors import StoreError
+from accord.bench.writing import RunWriter, writing
+from accord.errors import LockedError, StoreError
 
 CHECKPOINT_SECONDS = 5.0
 """A killed run loses at most this much work plus one unit; shorter units are not saved one by one."""

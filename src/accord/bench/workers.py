@@ -15,8 +15,8 @@ from typing import Any
 
 from accord.bench.execute import Job, Outcome, execute
 from accord.bench.spec import RunKey
-from accord.bench.writing import LockedError, locked, write_failure
-from accord.errors import AccordError, StoreError
+from accord.bench.writing import locked, write_failure
+from accord.errors import AccordError, LockedError, StoreError
 
 Advanced = Callable[[RunKey, int, int], None]
 Ended = Callable[[Outcome], None]

@@ -16,11 +16,7 @@ from typing import Any
 
 from accord.bench.files import LineWriter, disk, write_atomic, write_json
 from accord.bench.store import Run, accord_version, key_to_json, label
-from accord.errors import StoreError
-
-
-class LockedError(StoreError):
-    """Another process is training this run."""
+from accord.errors import LockedError, StoreError
 
 
 @contextmanager
