@@ -8,7 +8,6 @@ molecules, and molecules whose SMILES and geometry disagree (0.35 %) are left ou
 
 from __future__ import annotations
 
-import inspect
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -18,10 +17,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-import accord
-from accord.balancers.base import Balancer
-from accord.balancers.registry import balancer_class
 from accord.balancers.result import Balance
+from accord.bench.balancing import make_balancer
 from accord.bench.data.graphs import GraphBatch, Graphs
 from accord.bench.data.qm9 import load
 from accord.bench.data.qm9_source import TARGETS
@@ -106,7 +103,9 @@ _PUBLISHED = partial(QM9Preset, molecules=None, test=10_000, val=10_000, epochs=
 
 PRESETS = {
     "smoke": QM9Preset(molecules=240, test=60, val=60, epochs=4, batch=20, width=8, hidden=8),
-    "laptop": QM9Preset(molecules=4000, test=500, val=500, epochs=20, batch=50, width=24, hidden=24),
+    "laptop": QM9Preset(
+        molecules=3500, test=500, val=500, epochs=20, batch=50, width=24, hidden=24, lr=3e-3, patience=0
+    ),
     "paper": _PUBLISHED(batch=120, device="auto"),
     "rerun": _PUBLISHED(batch=60, patience=10, device="auto"),
 }
@@ -136,7 +135,9 @@ class QM9Trial:
             torch.default_generator.manual_seed(derive_seed("qm9", seed, "init"))
             self.model = QM9Net(len(TARGETS), preset.width, preset.hidden)
         self.model.to(self.device)
-        self.balancer = None if method.name == "stl" else _balancer(method, seed)
+        self.balancer = (
+            None if method.name == "stl" else make_balancer(method, TARGETS, derive_seed("qm9", seed, "balancer"))
+        )
         groups: list[dict[str, Any]] = [{"params": list(self.model.parameters()), "lr": preset.lr}]
         if self.balancer is not None and (own := list(self.balancer.parameters())):
             groups.append({"params": own, "lr": preset.method_lr})
@@ -273,13 +274,6 @@ def _stl_task(method: MethodSpec) -> str:
     if task not in TARGETS:
         raise UnknownNameError(f"qm9: method {str(method)!r} names no task; write stl:task=NAME with one of {TARGETS}")
     return task
-
-
-def _balancer(method: MethodSpec, seed: int) -> Balancer:
-    """The balancer; one that draws random numbers takes its seed from the run's, unless the method names one."""
-    takes_seed = "seed" in inspect.signature(balancer_class(method.name)).parameters
-    own = {"seed": derive_seed("qm9", seed, "balancer")} if takes_seed and "seed" not in method.options else {}
-    return accord.make(str(method), tasks=TARGETS, **own)
 
 
 def _device(name: str) -> torch.device:

@@ -43,7 +43,7 @@ class Tally:
         self._outcomes[balance.outcome] += 1
         if bool(balance.weights.isfinite().all()):  # NaN where no weights describe the method (GradDrop)
             self._weights.append(balance.weights)
-        if balance.residual is not None:
+        if balance.residual is not None and not balance.stationary:  # there the definition has no solution
             self._residuals.append(float(balance.residual))
         if balance.gramian is not None:
             self._cosines.append(_pair_cosines(balance.gramian))
