@@ -2,10 +2,9 @@
 
     python -m benchmarks.solver_latency [--rounds N]
 
-Two kinds of Jacobian: "alike" has independent gradients of equal norms, the easiest there is; "spread" has norms over
-10^±1 and a common component, as losses in different units give.
-
-Every call starts from the Jacobian (K, 200) in float32 and ends with weights, so that both sides do the same work.
+The Gramians are those of Jacobians (K, 100,000): "alike" has independent gradients of equal norms; "spread" has
+norms over 10^±1 and a common component, as losses in different units give. Both sides are handed the Gramian's
+Cholesky factor (K, K) in float32 as the Jacobian, so that the product JJᵀ, the same for both, is next to nothing.
 TorchJD's Nash-MTL runs cvxpy with ECOS, warm-started from its last call, with its default of up to 20 iterations. The
 sides take turns in blocks of ten Jacobians, and CPU time is measured.
 """
@@ -26,7 +25,7 @@ from torchjd import aggregation
 from accord import solvers
 from benchmarks.timing import heading, interleaved, ratio
 
-WIDTH = 200
+WIDTH = 100_000
 BLOCK = 10  # Jacobians in a timed block, so that neither side runs on the other's caches
 
 
@@ -44,13 +43,14 @@ def cases(k: int) -> dict[str, tuple[object, object]]:
 
 
 def jacobian(kind: str, k: int, seed: int) -> torch.Tensor:
-    """Shape (K, 200), float32."""
+    """Shape (K, K), float32: its Gramian is that of a Jacobian (K, 100,000)."""
     generator = torch.Generator().manual_seed(seed)
     rows = torch.randn(k, WIDTH, generator=generator)
     if kind == "spread":
         rows += torch.randn(WIDTH, generator=generator)
         rows *= 10.0 ** (2 * torch.rand(k, 1, generator=generator) - 1)
-    return rows
+    rows = rows.double()
+    return torch.linalg.cholesky(rows @ rows.T).float()
 
 
 def main() -> None:

@@ -38,9 +38,15 @@ def minimise_on_simplex(t: np.ndarray, start: int, target: Target, reduced: Redu
         target: Minimiser on the affine hull of a support.
         reduced: Reduced costs: the derivatives less tᵢ times the multiplier, over tᵢ.
     """
+    everything = np.arange(len(t))
+    inside, bounded = target(everything)
+    if bounded and inside.min() > 0.0:  # the minimiser of the whole hull lies inside: nothing to search
+        costs, tolerance, _ = reduced(inside)
+        if float(np.abs(costs).max()) <= tolerance:
+            return SimplexPoint(inside, 0)
     u = np.zeros(len(t))
     u[start] = 1.0 / t[start]
-    support = np.array([start])
+    support = everything[start : start + 1]
     best, value = u, np.inf
     for step in range(ROUNDS_PER_TASK * len(t)):
         costs, tolerance, reached = reduced(u)

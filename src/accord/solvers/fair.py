@@ -99,8 +99,11 @@ def fairgrad(gramian: ArrayLike, alpha: float = 2.0) -> Solution:
 def _fair(problem: Cosines, alpha: float, method: str) -> Solution:
     if not len(problem.rows):
         return all_zero(problem, method)
-    log_norms = np.log(problem.norms)
-    centre = float(log_norms.mean())  # an overall scale leaves the problem as it is; centred, nothing overflows
+    if alpha == 1.0:
+        log_norms, centre = np.zeros(len(problem.rows)), 0.0  # the norms drop out
+    else:
+        log_norms = np.log(problem.norms)
+        centre = float(log_norms.mean())  # an overall scale leaves the problem as it is; centred, nothing overflows
     result = minimise_fair(problem.cosines, log_norms - centre, alpha)
     outcome: Outcome = "solved"
     cause = ""
@@ -112,7 +115,7 @@ def _fair(problem: Cosines, alpha: float, method: str) -> Solution:
         residual = residual_of_fair(weights, problem.gramian @ weights, alpha)
     else:
         # u = w·norms solves the problem of the centred norms; the scale left out comes back as a power
-        weights = np.exp(z - (log_norms - centre) - 2.0 * alpha / (1.0 + alpha) * centre)
+        weights = np.exp(z + (1.0 - alpha) / (1.0 + alpha) * centre) / problem.norms
         weights, residual = _refined(problem.gramian, weights, alpha)
     if outcome == "solved" and residual > TOLERANCE:
         if residual <= AT_FLOOR * result.floor:
