@@ -116,7 +116,7 @@ def networks(graphs: Graphs, repeats: int) -> Table:
 
 def edge_list(batch: GraphBatch) -> tuple[Tensor, Tensor, Tensor]:
     """Rows of the atoms, then (2, E) edges between them and (E, 5) features for PyTorch Geometric."""
-    rows = batch.places[batch.present]
+    rows = batch.atoms
     number = torch.zeros(sum(batch.rows), dtype=torch.long)
     number[rows] = torch.arange(len(rows))
     ends, features, base = [], [], 0

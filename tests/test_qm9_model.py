@@ -8,7 +8,7 @@ import torch
 
 from accord.bench.data.graphs import GraphBatch, Graphs
 from accord.bench.data.molecules import Molecules
-from accord.bench.models.qm9 import EdgeConv, QM9Net, Set2Set
+from accord.bench.models.qm9 import EdgeConv, QM9Net
 
 geometric = pytest.importorskip("torch_geometric.nn")
 
@@ -41,8 +41,7 @@ def make(dtype: torch.dtype, group: int) -> tuple[Graphs, GraphBatch]:
 
 def edge_lists(batch: GraphBatch) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
     """Rows of real atoms, the molecule of each, and PyG's (2, E) edges with their (E, 5) features."""
-    rows = batch.places[batch.present]
-    owner = torch.arange(len(batch))[:, None].expand_as(batch.present)[batch.present]
+    rows, owner = batch.atoms, batch.owner
     number = torch.full((sum(batch.rows),), -1)
     number[rows] = torch.arange(len(rows))
     ends, features, base = [], [], 0
@@ -71,7 +70,7 @@ class Published(torch.nn.Module):
         self.net = net
         trunk.conv.copy_from(self.conv)
         self.gru.load_state_dict({f"{k}_l0": v for k, v in trunk.gru.state_dict().items()})
-        self.pool.lstm.load_state_dict({f"{k}_l0": v for k, v in trunk.pool.lstm.state_dict().items()})
+        self.pool.load_state_dict(trunk.pool.state_dict())
 
     def forward(self, batch: GraphBatch) -> tuple[torch.Tensor, ...]:
         rows, owner, edge_index, edge_attr = edge_lists(batch)
@@ -127,22 +126,6 @@ def test_convolution_equals_nnconv(dtype: torch.dtype, tolerance: float, group: 
     ]
     for ours_, theirs_ in zip(got, wanted, strict=True):
         assert_close(ours_, theirs_, tolerance)
-
-
-def test_set2set_equals_geometric() -> None:
-    _, batch = make(torch.float64, 4)
-    torch.manual_seed(2)
-    theirs = geometric.Set2Set(6, processing_steps=3).double()
-    ours = Set2Set(6, steps=3).double()
-    ours.lstm.load_state_dict({k.removesuffix("_l0"): v for k, v in theirs.lstm.state_dict().items()})
-    x = torch.randn(sum(batch.rows), 6, dtype=torch.float64, requires_grad=True)
-    rows, owner, _, _ = edge_lists(batch)
-    a, b = ours(x[batch.places], batch.present), theirs(x[rows], owner, dim_size=len(batch))
-    assert_close(a, b, 1e-12)
-    cotangent = torch.randn_like(a)
-    got = torch.autograd.grad(a, [x, *ours.parameters()], cotangent)
-    for mine, other in zip(got, torch.autograd.grad(b, [x, *theirs.parameters()], cotangent), strict=True):
-        assert_close(mine, other, 1e-12)
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-12), (torch.float32, 3e-6)])
@@ -209,7 +192,7 @@ def test_features_and_edges() -> None:
         n = SIZES[chosen]
         atoms = data.atoms[starts[chosen] : starts[chosen + 1]]
         place = data.positions[starts[chosen] : starts[chosen + 1]].astype(np.float64)
-        features = batch.nodes[batch.places[m, :n]].numpy()
+        features = batch.nodes[batch.atoms[batch.owner == m]].numpy()
         assert (features[:, :5].argmax(1) == [[1, 6, 7, 8, 9].index(z) for z in atoms[:, 0]]).all()
         assert (features[:, 5:7] == atoms[:, :2]).all()
         assert (features[:, 7:10] @ [1, 2, 3] == atoms[:, 2]).all()

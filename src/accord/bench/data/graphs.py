@@ -32,8 +32,8 @@ class GraphBatch:
             edge features of the pair and a one, all divided by the number of neighbours of atom i, so that a
             sum over j is a mean. Zero where i = j and where there is no atom.
         rows: Rows of each group, b·n.
-        places: (B, N) the rows of each molecule's atoms; 0 where there is none.
-        present: (B, N) whether there is an atom.
+        atoms: (A,) the rows that hold an atom, molecule by molecule.
+        owner: (A,) the molecule of each of them, ascending.
         targets: (B, K).
     """
 
@@ -41,8 +41,8 @@ class GraphBatch:
     nodes: Tensor
     edges: tuple[Tensor, ...]
     rows: tuple[int, ...]
-    places: Tensor
-    present: Tensor
+    atoms: Tensor
+    owner: Tensor
     targets: Tensor
 
     def __len__(self) -> int:
@@ -102,26 +102,26 @@ class Graphs:
         """
         sizes, order = torch.sort(self.sizes[chosen], stable=True)
         chosen = chosen[order]
-        nodes, edges, rows, places = [], [], [], []
+        nodes, edges, rows, firsts = [], [], [], []
         start = 0
         for end in _group_ends(sizes.tolist(), group):
             members = chosen[start:end]
             width = int(sizes[end - 1])
             nodes.append(self._features[members, :width].flatten(0, 1))
             edges.append(self._edges(members, sizes[start:end], width))
-            places.append(sum(rows) + width * torch.arange(end - start))
+            firsts.append(sum(rows) + width * torch.arange(end - start))
             rows.append((end - start) * width)
             start = end
-        span = torch.arange(int(sizes[-1]))
-        present = span < sizes[:, None]  # (B, N)
+        owner = torch.repeat_interleave(torch.arange(len(sizes)), sizes)  # (A,)
+        place = torch.arange(len(owner)) - (sizes.cumsum(0) - sizes)[owner]  # (A,) of the atom in its molecule
         device, dtype = self._targets.device, self._targets.dtype
         return GraphBatch(
             chosen=chosen,
             nodes=torch.cat(nodes).to(dtype),
             edges=tuple(edges),
             rows=tuple(rows),
-            places=torch.where(present, torch.cat(places)[:, None] + span, 0).to(device),
-            present=present.to(device),
+            atoms=(torch.cat(firsts)[owner] + place).to(device),
+            owner=owner.to(device),
             targets=self._targets[chosen],
         )
 

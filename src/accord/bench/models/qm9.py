@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch_geometric.nn import Set2Set
 
 from accord.bench.data.graphs import EDGE_FEATURES, NODE_FEATURES, GraphBatch
 
@@ -85,40 +86,6 @@ class EdgeConv(nn.Module):
         self.root.bias.copy_(conv.bias)
 
 
-class Set2Set(nn.Module):
-    """Order-invariant pooling by content-based attention (Vinyals, Bengio and Kudlur, ICLR 2016).
-
-    Args:
-        width: D.
-        steps: How often the set is looked at.
-    """
-
-    def __init__(self, width: int, steps: int) -> None:
-        super().__init__()
-        self.width, self.steps = width, steps
-        self.lstm = nn.LSTMCell(2 * width, width)
-
-    def forward(self, x: Tensor, present: Tensor) -> Tensor:
-        """Pool padded sets.
-
-        Args:
-            x: (B, N, D) elements.
-            present: (B, N) which of them are in the set; at least one is.
-
-        Returns:
-            (B, 2D).
-        """
-        absent = torch.zeros_like(present, dtype=x.dtype).masked_fill(~present, -math.inf)[:, :, None]
-        query = cell = x.new_zeros(len(x), self.width)
-        pooled = x.new_zeros(len(x), 2 * self.width)
-        for _ in range(self.steps):
-            query, cell = self.lstm(pooled, (query, cell))
-            attention = torch.softmax(torch.baddbmm(absent, x, query[:, :, None]), 1)  # (B, N, 1)
-            read = torch.bmm(attention.transpose(1, 2), x).squeeze(1)  # (B, D)
-            pooled = torch.cat([query, read], 1)
-        return pooled
-
-
 class Trunk(nn.Module):
     """All shared parameters: from a batch of molecules to one vector each.
 
@@ -134,7 +101,7 @@ class Trunk(nn.Module):
         self.embed = nn.Linear(NODE_FEATURES, width)
         self.conv = EdgeConv(width, hidden)
         self.gru = nn.GRUCell(width, width)
-        self.pool = Set2Set(width, steps)
+        self.pool = Set2Set(width, processing_steps=steps)
         self.out = nn.Linear(2 * width, width)
 
     def forward(self, batch: GraphBatch) -> Tensor:
@@ -144,7 +111,8 @@ class Trunk(nn.Module):
         for _ in range(self.steps):
             x = self.gru(torch.relu(self.conv(x, filters, batch)), x)
         # Padding takes part above, unseen by the atoms, and ends here.
-        return torch.relu(self.out(self.pool(x[batch.places], batch.present)))
+        pooled = self.pool(x[batch.atoms], batch.owner, dim_size=len(batch))  # (B, 2D)
+        return torch.relu(self.out(pooled))
 
 
 class QM9Net(nn.Module):
