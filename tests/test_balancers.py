@@ -449,6 +449,11 @@ def test_bad_input_is_refused_and_writes_nothing():
         balancer(losses)
     with pytest.raises(NonFiniteError, match="SI: the loss of 'a'"):
         accord.SI(NAMES).backward({**losses, "a": losses["a"] - 100}, net.trunk)
+    random_one = accord.RLW(NAMES)
+    before = str(random_one.state_dict())
+    with pytest.raises(EngineError, match="reaches"):
+        random_one.backward(losses, nn.Linear(2, 2))
+    assert str(random_one.state_dict()) == before
     assert all(p.grad is None for p in net.parameters())
     assert balancer.steps == 0
 

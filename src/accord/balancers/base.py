@@ -119,6 +119,7 @@ class Balancer(nn.Module):
         if not isinstance(jacobian, Jacobian):
             return super().apply(jacobian)
         self._check(jacobian)
+        jacobian.check_reach()
         decision = self._decide(jacobian)
         scale = self._write(jacobian, decision)
         self.accumulate_own(jacobian.values)

@@ -52,6 +52,7 @@ class Jacobian(ABC):
         self.retain_graph = retain_graph
         self._heads: tuple[Tensor, ...] | None = None
         self._rows: list[Block] | None = None
+        self._reached = False
 
     @property
     def num_tasks(self) -> int:
@@ -72,11 +73,9 @@ class Jacobian(ABC):
             EngineError: The graph cannot be differentiated by this engine, or no loss reaches any shared parameter.
         """
         if self._rows is None:
+            self.check_reach()
             with self._explained():
-                rows = self._differentiate()
-            if all(block is None for block in rows):
-                raise self._unreached()
-            self._rows = rows
+                self._rows = self._differentiate()
         return self._rows
 
     def gramian(self) -> Tensor:
@@ -115,8 +114,8 @@ class Jacobian(ABC):
         Without stored rows and with equal weights this is one ordinary backward, hooks included.
         """
         w, h = self._weights(weights), self._weights(head_weights)
-        if self._rows is None and not reaches(self.losses, self.parameters):
-            raise self._unreached()
+        if self._rows is None:
+            self.check_reach()
         if self._rows is None and torch.equal(w, h):
             with self._explained():
                 torch.autograd.backward(self.losses, self._cotangents(w), retain_graph=self.retain_graph)
@@ -131,6 +130,18 @@ class Jacobian(ABC):
             if gradient is not None:
                 gradient = gradient.detach().to(parameter.dtype)
                 parameter.grad = gradient if parameter.grad is None else parameter.grad.add_(gradient)
+
+    def check_reach(self) -> None:
+        """Raise EngineError unless some loss depends on some shared parameter; the graph is walked once."""
+        if self._reached:
+            return
+        if not reaches(self.losses, self.parameters):
+            raise EngineError(
+                f"jacobian.{self.engine}: none of the {self.num_tasks} losses reaches any of the "
+                f"{len(self.parameters)} shared parameters. Is the right module given as shared, and was the "
+                "representation detached?"
+            )
+        self._reached = True
 
     @abstractmethod
     def _differentiate(self) -> list[Block]:
@@ -155,12 +166,6 @@ class Jacobian(ABC):
                 f"shape ({self.num_tasks},) is needed"
             )
         return w
-
-    def _unreached(self) -> EngineError:
-        return EngineError(
-            f"jacobian.{self.engine}: none of the {self.num_tasks} losses reaches any of the {len(self.parameters)} "
-            "shared parameters. Is the right module given as shared, and was the representation detached?"
-        )
 
     @contextmanager
     def _explained(self) -> Iterator[None]:

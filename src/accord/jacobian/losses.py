@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +16,8 @@ Losses = Mapping[str, Tensor] | Sequence[Tensor] | Tensor
 
 Shared = nn.Module | Tensor | Mapping[str, Tensor] | Iterable[Tensor] | Iterable[tuple[str, Tensor]]
 """The shared parameters: a module, parameters, or named parameters."""
+
+HIDING = "CheckpointFunctionBackward"
 
 
 @dataclass(frozen=True)
@@ -129,26 +132,33 @@ def gather_shared(shared: Shared, caller: str) -> tuple[Tensor, ...]:
 def head_leaves(losses: Sequence[Tensor], shared: Sequence[Tensor]) -> tuple[Tensor, ...]:
     """The graph's leaves that are not shared: what a plain backward would also write to."""
     own = {id(parameter) for parameter in shared}
-    return tuple({id(leaf): leaf for leaf in _leaves(losses) if id(leaf) not in own}.values())
+    found = {id(leaf): leaf for leaf in map(_leaf, _nodes(losses)) if leaf is not None and id(leaf) not in own}
+    return tuple(found.values())
 
 
 def reaches(losses: Sequence[Tensor], shared: Sequence[Tensor]) -> bool:
-    """Whether any loss depends on any shared parameter."""
+    """Whether any loss depends on any shared parameter, as far as the graph tells.
+
+    Reentrant activation checkpointing hides what is inside it: it may reach anything.
+    """
     own = {id(parameter) for parameter in shared}
-    return any(id(leaf) in own for leaf in _leaves(losses))
+    if any(id(loss) in own for loss in losses):
+        return True
+    return any(id(_leaf(node)) in own or node.name() == HIDING for node in _nodes(losses))
 
 
-def _leaves(losses: Sequence[Tensor]) -> Iterator[Tensor]:
-    """The leaves of the losses' graph, depth first."""
+def _leaf(node: Any) -> Tensor | None:
+    """The leaf that a node of the graph accumulates into, if it is such a node."""
+    return getattr(node, "variable", None)
+
+
+def _nodes(losses: Sequence[Tensor]) -> Iterator[Any]:
+    """The nodes of the losses' graph, depth first, each once."""
     seen: set[object] = set()
-    todo = [loss.grad_fn for loss in losses]
+    todo: list[Any] = [loss.grad_fn for loss in losses]
     while todo:
         node = todo.pop()
-        if node is None or node in seen:
-            continue
-        seen.add(node)
-        leaf = getattr(node, "variable", None)
-        if leaf is not None:
-            yield leaf
-        else:
+        if node is not None and node not in seen:
+            seen.add(node)
+            yield node
             todo.extend(following for following, _ in node.next_functions)

@@ -15,6 +15,7 @@ from accord.solvers.scaling import Cosines, all_zero, cosines_of
 from accord.solvers.solution import Outcome, Solution
 
 TOLERANCE = 1e-8  # the certificate that counts as solved
+LARGEST_LOG = 340.0  # beyond e^±340 a weight times a norm may leave float64's range: then the outcome is degenerate
 AT_FLOOR = 16.0  # a residual within this factor of the floor is rounding, not a failure
 REFINED = 1e-10  # a residual above this is refined in extended precision
 REFINEMENTS = 4
@@ -115,7 +116,8 @@ def _fair(problem: Cosines, alpha: float, method: str) -> Solution:
         residual = residual_of_fair(weights, problem.gramian @ weights, alpha)
     else:
         # u = w·norms solves the problem of the centred norms; the scale left out comes back as a power
-        weights = np.exp(z + (1.0 - alpha) / (1.0 + alpha) * centre) / problem.norms
+        exponent = z + (1.0 - alpha) / (1.0 + alpha) * centre
+        weights = np.exp(exponent.clip(-LARGEST_LOG, LARGEST_LOG)) / problem.norms
         weights, residual = _refined(problem.gramian, weights, alpha)
     if outcome == "solved" and residual > TOLERANCE:
         if residual <= AT_FLOOR * result.floor:

@@ -9,7 +9,8 @@ Two forms of Newton's method share the work, both free of the scale of u and of 
 * on log(Cu) + γ·log u − log b = 0 in z = log u, wherever Cu > 0: one step may cross thirty decades, which is
   what a small γ asks for.
 
-γ = 1 is solved first, in 3 to 7 steps; another γ is reached from there by continuation.
+γ = 1 takes 3 to 7 steps. Another γ is tried directly, and where that does not converge reached from γ = 1 by
+continuation.
 """
 
 from __future__ import annotations
