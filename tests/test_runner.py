@@ -162,7 +162,7 @@ def test_a_killed_run_resumes_to_the_same_bits(experiment, tmp_path):
     assert killed.status == "unfinished"
     assert (killed.folder / "checkpoint.pt").exists()
     assert statuses(run(experiment, "slow", ["rlw"], store=tmp_path / "killed")) == ["done"]
-    assert len(killed.info()["sessions"]) == 3
+    assert len(killed.info()["attempts"]) == 3
     whole, again = (contents(tmp_path / name, experiment, "slow") for name in ("whole", "killed"))
     assert again == whole
 

@@ -118,7 +118,7 @@ def test_status_follows_the_files(run):
         writer.finish({"metrics": {"L1/A": 1.0}})
     assert run.status == "done"
     assert run.result() == {"metrics": {"L1/A": 1.0}}
-    assert len(run.info()["sessions"]) == 3
+    assert len(run.info()["attempts"]) == 3
 
 
 def test_the_last_record_of_a_unit_counts(run):

@@ -5,7 +5,7 @@
     runs/store.json                              format version
     runs/toy-v1/laptop/nash-mtl/seed-0.lock      held by the one process that trains this run
     runs/toy-v1/laptop/nash-mtl/seed-0/
-        run.json         key, settings of the preset, and one entry a session (versions, machine, start)
+        run.json         key, settings of the preset, and one entry an attempt (versions, machine, start)
         metrics.jsonl    one record a unit; append-only; after a resume the last record of a unit counts
         checkpoint.pt    the newest state (``torch.load(..., weights_only=True)``)
         result.json      the final record: its presence means that the run is done
@@ -76,7 +76,7 @@ class Run:
         return self.folder.with_name(f"{self.folder.name}.lock")
 
     def info(self) -> dict[str, Any]:
-        """``run.json``: ``key``, ``settings`` and ``sessions``."""
+        """``run.json``: ``key``, ``settings`` and ``attempts``."""
         return read_json(self.folder / "run.json")
 
     def records(self) -> list[dict[str, Any]]:

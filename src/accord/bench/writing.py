@@ -25,7 +25,7 @@ def writing(run: Run, fresh: bool = False) -> Iterator[RunWriter]:
 
     Args:
         run: The run.
-        fresh: Discard what an earlier session left.
+        fresh: Discard what an earlier attempt left.
 
     Raises:
         LockedError: Another process holds the run.
@@ -86,10 +86,10 @@ class RunWriter:
         self._proved = False
 
     def begin(self, settings: Any, threads: int) -> None:
-        """Open a session: note the machine, clear an old failure and left-over temporary files.
+        """Begin an attempt: note the machine, clear an old failure and left-over temporary files.
 
         Args:
-            settings: The preset's settings as plain JSON data; those of an earlier session must be equal.
+            settings: The preset's settings as plain JSON data; those of an earlier attempt must be equal.
             threads: How many threads torch computes with.
 
         Raises:
@@ -102,11 +102,11 @@ class RunWriter:
             for leftover in folder.glob(".*.tmp"):
                 leftover.unlink()
             (folder / "failure.json").unlink(missing_ok=True)
-        earlier = [] if self.run.status == "absent" else self.run.info()["sessions"]
+        earlier = [] if self.run.status == "absent" else self.run.info()["attempts"]
         info = {
             "key": key_to_json(self.run.key),
             "settings": settings,
-            "sessions": [*earlier, session(threads)],
+            "attempts": [*earlier, attempt(threads)],
         }
         write_json(folder / "run.json", info)
         self._lines = LineWriter(folder / "metrics.jsonl")
@@ -235,15 +235,15 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
 
 
 def write_failure(run: Run, settings: Any, unit: int, kind: str, message: str, trace: str) -> None:
-    """Write ``failure.json``, and ``run.json`` for a run that failed before its first session began."""
+    """Write ``failure.json``, and ``run.json`` for a run that failed before its first attempt began."""
     if run.status == "absent":
-        write_json(run.folder / "run.json", {"key": key_to_json(run.key), "settings": settings, "sessions": []})
+        write_json(run.folder / "run.json", {"key": key_to_json(run.key), "settings": settings, "attempts": []})
     failure = {"unit": unit, "time": now(), "type": kind, "message": message, "traceback": trace}
     write_json(run.folder / "failure.json", failure)
 
 
-def session(threads: int) -> dict[str, Any]:
-    """What a session's numbers may depend on: versions, the kind of machine, threads; and when it began."""
+def attempt(threads: int) -> dict[str, Any]:
+    """What an attempt's numbers may depend on: versions, the kind of machine, threads; and when it began."""
     import numpy
     import torch
 
