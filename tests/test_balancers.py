@@ -207,7 +207,8 @@ def test_the_same_seed_gives_the_same_numbers_and_the_global_generators_are_unto
 
 
 def test_repr_evaluates_back(method):
-    for balancer in (make(method), accord.make(method, tasks=4)):
+    infinite = [accord.FairGrad(2, alpha=float("inf"))] if method == "fairgrad" else []
+    for balancer in (make(method), accord.make(method, tasks=4), *infinite):
         again = eval(repr(balancer), {name: getattr(accord, name) for name in accord.__all__})
         assert type(again) is type(balancer)
         assert repr(again) == repr(balancer)
@@ -335,6 +336,71 @@ def test_heads_option():
             balance = accord.make(spec, tasks=NAMES, heads=option).backward(net.losses(), net.trunk)
             weight = 1.0 if option == "plain" else float(balance.weights[2])
             torch.testing.assert_close(net.heads[2].weight.grad, weight * heads[2][0], rtol=1e-4, atol=1e-7)
+
+
+@pytest.mark.parametrize("engine", ["sequential", "batched"])
+@pytest.mark.parametrize("spec", [*METHODS, "nash-mtl:max_norm=1e9,update_every=5", "fairgrad:update_every=5"])
+def test_no_two_gradients_share_memory(spec, engine):
+    """Autograd hands one tensor to two parameters that are added; .grad must not be one for both."""
+    shared = [nn.Parameter(torch.ones(3)) for _ in range(2)]
+    heads = [nn.Parameter(torch.ones(3)) for _ in range(2)]
+    balancer, data = accord.make(spec, tasks=2), torch.tensor([1.0, 2.0, 3.0])
+
+    def losses():
+        z, own = (shared[0] + shared[1]) * data, heads[0] + heads[1]
+        return [(z + own).square().mean(), ((z - 1).square() + own.expand(2, 3)).mean()]
+
+    single: list[torch.Tensor] = []
+    for times in (0, 1, 2):  # a solve, then one backward, then two accumulated
+        for p in [*shared, *heads]:
+            p.grad = None
+        if times:
+            balancer.eval()  # the same weights each time
+        for _ in range(max(times, 1)):
+            balancer.backward(losses(), shared, engine=engine)
+        grads_now = [p.grad for p in [*shared, *heads]]
+        assert len({g.data_ptr() for g in grads_now}) == 4
+        if times == 1:
+            single = [g.clone() for g in grads_now]
+        if times == 2:
+            for a, b in zip(single, grads_now, strict=True):
+                torch.testing.assert_close(2 * a, b)
+
+
+def test_a_failed_step_has_not_happened():
+    net, other = Net(), Net()
+    for name in ("rlw", "pcgrad", "nash-mtl"):
+        balancer, reference = accord.make(name, tasks=NAMES), accord.make(name, tasks=NAMES)
+        losses = net.losses()
+        balancer.backward(losses, net.trunk)
+        reference.backward(other.losses(), other.trunk)
+        with pytest.raises(EngineError, match="anew"):
+            balancer.backward(losses, net.trunk)  # the graph is freed
+        assert str(balancer.state_dict()) == str(reference.state_dict())
+
+
+def test_eval_freezes_the_scalar_too():
+    for name in ("si", "uw"):
+        net, other = Net(), Net()
+        balancer = accord.make(name, tasks=NAMES)
+        balancer.backward(net.losses(1), net.trunk)
+        balancer.eval()
+        net.zero_grad()
+        balancer(net.losses(2), net.trunk).backward()
+        balancer.backward(other.losses(2), other.trunk)
+        torch.testing.assert_close(shared_grad(net), shared_grad(other), rtol=1e-4, atol=1e-6)
+
+
+def test_names_and_numbers_of_other_kinds():
+    net = Net()
+    a, b, c = net.losses().values()
+    assert accord.NashMTL(3).backward({0: a, 1: b, 2: c}, net.trunk).tasks == ("0", "1", "2")
+    assert accord.make("fairgrad:alpha=inf", tasks=np.int64(3)).alpha == float("inf")
+    assert accord.FairGrad(2, alpha=np.float32(2)).alpha == 2
+    with pytest.raises(ShapeError, match="NoneType"):
+        accord.NashMTL(3).backward(None, net.trunk)
+    with pytest.raises(EngineError, match="NoneType"):
+        accord.NashMTL(3).backward(net.losses(), None)
 
 
 def test_a_task_that_does_not_reach_the_trunk_is_named_and_its_head_still_learns():
@@ -488,6 +554,8 @@ def test_losses_by_name_come_in_any_order():
         ("dwa:temperature=0", OptionError, "temperature"),
         ("ls:reduction=max", OptionError, "reduction"),
         ("uw:init=nan", OptionError, "init"),
+        ("rlw:seed=1.5", OptionError, "seed"),
+        ("pcgrad:seed=x", OptionError, "seed"),
         ("ls:mean", OptionError, "option=value"),
         ("cagrad:c=1,c=2", OptionError, "twice"),
         ("", OptionError, "no method name"),

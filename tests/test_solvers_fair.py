@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from accord.errors import NonFiniteError, OptionError, ShapeError
-from accord.solvers import fair_residual, fairgrad, mgda, nash
+from accord.solvers import cagrad, fair_residual, fairgrad, imtl_g, mgda, nash
 from gramian_families import FAMILIES, STATIONARY, gramian
 
 ALPHAS = (0.5, 1.0, 2.0, 5.0, 10.0)
@@ -188,7 +188,7 @@ def test_the_certificate_sees_a_small_error():
     assert fair_residual(g, np.ones(5)) > 0.1
 
 
-@pytest.mark.parametrize("solver", [nash, fairgrad, mgda])
+@pytest.mark.parametrize("solver", [nash, fairgrad, mgda, cagrad, imtl_g])
 def test_bad_gramians_are_refused(solver):
     with pytest.raises(ShapeError, match=r"\(2, 3\)"):
         solver(np.ones((2, 3)))
@@ -202,11 +202,17 @@ def test_bad_gramians_are_refused(solver):
         solver([[1.0, np.nan], [np.nan, 1.0]])
     with pytest.raises(ShapeError, match=r"\(0, 0\)"):
         solver(np.zeros((0, 0)))
+    with pytest.raises(ShapeError, match="not positive semidefinite"):
+        solver([[1.0, -0.9, -0.9], [-0.9, 1.0, -0.9], [-0.9, -0.9, 1.0]])
+    with pytest.raises(ShapeError, match="zero diagonal"):
+        solver([[0.0, 0.1], [0.1, 1.0]])
+    with pytest.raises(ShapeError, match="no array"):
+        solver([[1.0, 2.0], [3.0]])
     with pytest.raises(ShapeError, match="real"):
         solver(np.eye(2, dtype=complex))
 
 
-@pytest.mark.parametrize("alpha", [-1.0, float("nan")])
+@pytest.mark.parametrize("alpha", [-1.0, float("nan"), "two", True, None])
 def test_alpha_must_not_be_negative(alpha):
     with pytest.raises(OptionError, match="alpha"):
         fairgrad(np.eye(2), alpha)

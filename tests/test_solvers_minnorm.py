@@ -154,6 +154,30 @@ def test_the_certificates_see_a_small_error():
     assert cagrad_gap(g, np.full(4, 0.25), 0.4) > 1e-4
 
 
+@pytest.mark.parametrize("c", [0.4, 1.0, 2.0])
+def test_cagrad_at_a_stationary_point_hurts_no_task(c):
+    for rows in (
+        [[1.0, 0.0], [-1.0, 0.0], [0.25, 1.0]],
+        [[2.0, 0.0], [-1.0, 0.0]],
+        [[1.0, 1.0], [-1.0, 1.0], [0.0, -0.5]],
+    ):
+        rows = np.array(rows)
+        mean = rows.mean(0)
+        d = cvxpy.Variable(2)
+        nearest = cvxpy.Problem(cvxpy.Minimize(cvxpy.sum_squares(d - mean)), [rows @ d >= 0])
+        nearest.solve(solver=cvxpy.CLARABEL)
+        solution = cagrad(rows @ rows.T, c)
+        ours = rows.T @ solution.weights
+        if solution.stationary:
+            np.testing.assert_allclose(ours, d.value, atol=1e-5)
+            assert (rows @ ours).min() >= -1e-6
+            assert np.linalg.norm(ours - mean) <= c * np.linalg.norm(mean) * (1 + 1e-9)
+            assert solution.residual < 1e-6
+        else:
+            assert solution.residual < 1e-8
+    assert cagrad(rows @ rows.T, 2.0).stationary
+
+
 def test_a_vanishing_mean_is_named():
     solution = cagrad([[1.0, -1.0], [-1.0, 1.0]])
     assert solution.stationary

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import inspect
+import math
+import numbers
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, Literal
@@ -102,14 +104,19 @@ class Balancer(nn.Module):
         ordered = self._ordered(losses)
         jacobian = _LossesOnly(ordered) if shared is None else _engine(engine)(ordered, shared, retain_graph=True)
         self._check(jacobian)
-        decision = self._decide(jacobian)
-        if decision.directions is not None:
+        if self.needs == "rows":
             raise OptionError(
                 f"{type(self).__name__}(losses): no weighted loss has this method's gradient, because it mixes "
                 "gradients coordinate by coordinate; call backward(losses, shared) instead"
             )
-        scale = _clip(decision, None)
-        return self.objective(jacobian.losses, scale * torch.from_numpy(decision.weights))
+        before = self.get_extra_state()
+        try:
+            decision = self._decide(jacobian)
+        except BaseException:
+            self.set_extra_state(before)
+            raise
+        weights = _clip(decision, None) * torch.from_numpy(decision.weights)
+        return self.objective(jacobian.losses, weights) if self.training else weighted_sum(jacobian.losses, weights)
 
     def apply(self, jacobian: Any) -> Any:  # pyrefly: ignore[bad-override-param-name]
         """Balance a Jacobian that is already there, and add to ``.grad``; returns a ``Balance``.
@@ -120,8 +127,13 @@ class Balancer(nn.Module):
             return super().apply(jacobian)
         self._check(jacobian)
         jacobian.check_reach()
-        decision = self._decide(jacobian)
-        scale = self._write(jacobian, decision)
+        before = self.get_extra_state()
+        try:
+            decision = self._decide(jacobian)
+            scale = self._write(jacobian, decision)
+        except BaseException:  # a step that failed has not happened: tried again, it gives the same numbers
+            self.set_extra_state(before)
+            raise
         self.accumulate_own(jacobian.values)
         weights = torch.from_numpy(decision.weights.copy())
         return Balance(
@@ -149,7 +161,7 @@ class Balancer(nn.Module):
 
     def objective(self, losses: Sequence[Tensor], weights: Tensor) -> Tensor:
         """The scalar whose gradient is the balanced one."""
-        return sum((w.to(loss) * loss for w, loss in zip(weights, losses, strict=True)), losses[0].new_zeros(()))
+        return weighted_sum(losses, weights)
 
     def accumulate_own(self, values: Tensor) -> None:
         """Add to ``.grad`` of the balancer's own parameters, where it has any; values is (K,)."""
@@ -197,7 +209,8 @@ class Balancer(nn.Module):
         """Losses by name in the balancer's order; a balancer made with a number of tasks takes up the names."""
         if not isinstance(losses, Mapping):
             return losses
-        names = tuple(str(name) for name in losses)
+        by_name = {str(name): loss for name, loss in losses.items()}
+        names = tuple(by_name)
         if not self.named and len(names) == self.num_tasks:
             self.tasks, self.named = names, True
         if set(names) != set(self.tasks):
@@ -205,7 +218,7 @@ class Balancer(nn.Module):
                 f"{type(self).__name__}: losses are named {sorted(names)}, but the balancer's tasks are "
                 f"{sorted(self.tasks)}"
             )
-        return {name: losses[name] for name in self.tasks}
+        return {name: by_name[name] for name in self.tasks}
 
     def _check(self, jacobian: Jacobian) -> None:
         if jacobian.num_tasks != self.num_tasks:
@@ -264,8 +277,14 @@ class Balancer(nn.Module):
         parts = [repr(list(self.tasks)) if self.named else repr(self.num_tasks)]
         for name, parameter in inspect.signature(type(self)).parameters.items():
             if name != "tasks" and getattr(self, name) != parameter.default:
-                parts.append(f"{name}={getattr(self, name)!r}")
+                value = getattr(self, name)
+                parts.append(f"{name}=float({str(value)!r})" if value in (math.inf, -math.inf) else f"{name}={value!r}")
         return f"{type(self).__name__}(tasks={', '.join(parts)})"
+
+
+def weighted_sum(losses: Sequence[Tensor], weights: Tensor) -> Tensor:
+    """Σ_k w_k l_k, with a graph to the losses."""
+    return sum((w.to(loss) * loss for w, loss in zip(weights, losses, strict=True)), losses[0].new_zeros(()))
 
 
 class _LossesOnly(Jacobian):
@@ -291,10 +310,16 @@ def check_choice(value: object, choices: Sequence[object], option: str, method: 
 
 def check_positive(value: float, option: str, method: str, *, integer: bool = False) -> None:
     """Refuse a value that is not a positive finite number."""
-    number = isinstance(value, int if integer else (int, float)) and not isinstance(value, bool)
-    if not (number and 0 < value < float("inf")):
+    number = isinstance(value, numbers.Integral if integer else numbers.Real) and not isinstance(value, bool)
+    if not (number and 0 < value < math.inf):
         kind = "integer" if integer else "number"
         raise OptionError(f"{method}: {option} = {value!r} is not a positive {kind}")
+
+
+def check_number(value: object, option: str, method: str, hint: str, *, least: float = -math.inf) -> None:
+    """Refuse a value that is not a number of at least ``least``; infinity passes, NaN does not."""
+    if isinstance(value, bool) or not isinstance(value, numbers.Real) or not float(value) >= least:
+        raise OptionError(f"{method}: {option} = {value!r} is not a number of at least {least:g}; {hint}")
 
 
 def warn_numerical(message: str) -> None:
@@ -333,6 +358,8 @@ def _engine(engine: Engine) -> Callable[..., Jacobian]:
 
 
 def _task_names(tasks: int | Sequence[str], caller: str) -> tuple[tuple[str, ...], bool]:
+    if isinstance(tasks, numbers.Integral) and not isinstance(tasks, bool):
+        tasks = int(tasks)
     if isinstance(tasks, bool) or not isinstance(tasks, (int, Sequence)) or isinstance(tasks, str):
         raise ShapeError(f"{caller}: tasks = {tasks!r} is neither a number of tasks nor a list of their names")
     if isinstance(tasks, int):

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from accord import solvers
-from accord.balancers.base import Balancer, Decision, Heads, check_choice, check_positive, warn_numerical
+from accord.balancers.base import Balancer, Decision, Heads, check_choice, check_number, check_positive, warn_numerical
 from accord.balancers.randomness import Seeded
 from accord.balancers.registry import register
 from accord.errors import OptionError
@@ -29,8 +29,8 @@ class GramianBalancer(Balancer):
         heads: ``"weighted"`` multiplies the heads' gradients by their task's weight, as back-propagating the
             weighted loss does; ``"plain"`` gives each head its own gradient. A task with a zero gradient on the
             shared parameters always trains its head with weight 1.
-        update_every: Solve at every n-th step and reuse the weights in between. The steps in between cost one
-            backward pass: neither the K vector-Jacobian products nor the solver run.
+        update_every: Solve at every n-th step and reuse the weights in between. The steps in between walk the shared
+            part of the graph once: neither the K vector-Jacobian products nor the solver run.
         max_norm: Clip the shared gradient to this norm, after weighting; None does not clip.
     """
 
@@ -166,10 +166,7 @@ class FairGrad(GramianBalancer):
         heads: Heads = "plain",
     ) -> None:
         super().__init__(tasks, heads=heads, update_every=update_every, max_norm=max_norm)
-        if not (isinstance(alpha, (int, float)) and not math.isnan(alpha) and alpha >= 0):
-            raise OptionError(
-                f"FairGrad: alpha = {alpha!r} is not a number of at least 0; 1 is Nash-MTL, 2 the paper's"
-            )
+        check_number(alpha, "alpha", "FairGrad", "1 is Nash-MTL, 2 the paper's choice", least=0.0)
         self.alpha = alpha
         self.times_k = times_k
 
@@ -249,8 +246,9 @@ class CAGrad(GramianBalancer):
         heads: Heads = "plain",
     ) -> None:
         super().__init__(tasks, heads=heads, update_every=update_every, max_norm=max_norm)
-        if not (isinstance(c, (int, float)) and math.isfinite(c) and c >= 0):
-            raise OptionError(f"CAGrad: c = {c!r} is not a number of at least 0; the paper uses 0.4")
+        check_number(c, "c", "CAGrad", "the paper uses 0.4", least=0.0)
+        if math.isinf(c):
+            raise OptionError("CAGrad: c is infinite; for the max-min direction use MGDA")
         check_choice(rescale, (0, 1, 2), "rescale", "CAGrad")
         self.c = c
         self.rescale = rescale

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import ast
 import difflib
+import math
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 from accord.errors import OptionError
 
+WORDS = {"none": None, "true": True, "false": False, "inf": math.inf, "-inf": -math.inf, "nan": math.nan}
+
 
 def parse_spec(text: str) -> tuple[str, dict[str, Any]]:
     """Split ``"name:option=value,…"`` into the name and typed options.
 
-    Values are Python literals (``25``, ``0.4``, ``None``, ``True``, ``[1, 2]``); all else is a string.
+    Values are Python literals (``25``, ``0.4``, ``None``, ``True``, ``[1, 2]``) or ``inf``; all else is a string.
 
     Raises:
         OptionError: The text is not of that form.
@@ -65,4 +68,4 @@ def _literal(text: str) -> Any:
     try:
         return ast.literal_eval(text)
     except (ValueError, SyntaxError):
-        return {"none": None, "true": True, "false": False}.get(text.lower(), text)
+        return WORDS.get(text.lower(), text)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numbers
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -10,6 +11,7 @@ import torch
 from torch import Tensor
 
 from accord.balancers.base import Balancer
+from accord.errors import OptionError
 
 
 class PrivateGenerator:
@@ -43,7 +45,9 @@ class Seeded(Balancer):
 
     def seed_with(self, seed: int) -> None:
         """Set the option ``seed`` and make the generator."""
-        self.seed = seed
+        if isinstance(seed, bool) or not isinstance(seed, numbers.Integral) or not 0 <= seed < 2**63:
+            raise OptionError(f"{type(self).__name__}: seed = {seed!r} is not an integer of at least 0")
+        self.seed = int(seed)
         self._generator = PrivateGenerator(seed)
 
     def reset(self) -> None:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import inspect
 import io
 import json
+import math
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -34,8 +35,10 @@ def read_gramian(source: str) -> np.ndarray:
     name = "standard input" if source == "-" else source
     try:
         if data.startswith(b"\x93NUMPY"):
-            return np.asarray(np.load(io.BytesIO(data), allow_pickle=False), dtype=np.float64)
-        lines = data.decode().replace(",", " ").splitlines()
+            return np.load(io.BytesIO(data), allow_pickle=False)
+        if data.startswith(b"PK"):
+            raise ValueError("it is an archive such as .npz: save the one matrix with numpy.save")
+        lines = data.decode("utf-8-sig").replace(",", " ").splitlines()
         rows = [[float(number) for number in line.split()] for line in lines if line.strip()]
         lengths = sorted({len(row) for row in rows})
         if len(lengths) != 1:
@@ -62,9 +65,7 @@ def solve(gramian: np.ndarray, spec: str) -> Solution:
     """
     name, options = parse_spec(spec)
     if name not in SOLVERS:
-        raise UnknownNameError(
-            f"no solver {name!r} works on a Gramian alone (there are {', '.join(SOLVERS)}){suggest(name, SOLVERS)}"
-        )
+        raise UnknownNameError(f"no solver {name!r} works on a Gramian alone{suggest(name, SOLVERS)}")
     allowed = [p for p in list(inspect.signature(SOLVERS[name]).parameters)[1:] if p != "generator"]
     for option in options:
         if option not in allowed:
@@ -88,7 +89,14 @@ def to_json(spec: str, gramian: np.ndarray, solution: Solution) -> str:
         "residual": solution.residual,
         "floor": solution.floor,
     }
-    return json.dumps({k: None if v != v else v for k, v in data.items()}, allow_nan=False)
+    return json.dumps({k: _finite(v) for k, v in data.items()}, allow_nan=False)
+
+
+def _finite(value: Any) -> Any:
+    """Null in the place of what JSON has no word for."""
+    if isinstance(value, list):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def print_solution(spec: str, gramian: np.ndarray, solution: Solution, console: Console) -> None:

@@ -129,7 +129,8 @@ class Jacobian(ABC):
         for parameter, gradient in zip((*self.parameters, *self.heads), (*shared, *heads), strict=True):
             if gradient is not None:
                 gradient = gradient.detach().to(parameter.dtype)
-                parameter.grad = gradient if parameter.grad is None else parameter.grad.add_(gradient)
+                # autograd may hand one tensor to several parameters, or an expanded one: .grad must own its memory
+                parameter.grad = gradient.clone() if parameter.grad is None else parameter.grad.add_(gradient)
 
     def check_reach(self) -> None:
         """Raise EngineError unless some loss depends on some shared parameter; the graph is walked once."""

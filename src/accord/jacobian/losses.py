@@ -53,8 +53,10 @@ def gather_losses(losses: Losses, caller: str) -> TaskLosses:
         tensors = tuple(losses.unbind())
     elif isinstance(losses, Mapping):
         names, tensors = tuple(str(name) for name in losses), tuple(losses.values())
-    else:
+    elif isinstance(losses, Iterable):
         tensors = tuple(losses)
+    else:
+        raise ShapeError(f"{caller}: losses is a {type(losses).__name__}; give a dict, list or tensor of K scalars")
     if not tensors:
         raise ShapeError(f"{caller}: no losses were given")
     label = names or tuple(str(k) for k in range(len(tensors)))
@@ -101,6 +103,10 @@ def gather_shared(shared: Shared, caller: str) -> tuple[Tensor, ...]:
         found = [shared]
     elif isinstance(shared, Mapping):
         found = list(shared.values())
+    elif not isinstance(shared, Iterable):
+        raise EngineError(
+            f"{caller}: shared is a {type(shared).__name__}; give a module, parameters or named parameters"
+        )
     else:
         found = [item[1] if isinstance(item, tuple) and len(item) == 2 else item for item in shared]  # type: ignore[misc]
     for item in found:

@@ -7,11 +7,10 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import ArrayLike
 
-from accord.errors import OptionError
 from accord.solvers.certificates import fair_residual, residual_of_fair
 from accord.solvers.minnorm import mgda
 from accord.solvers.newton import minimise_fair
-from accord.solvers.scaling import Cosines, all_zero, cosines_of
+from accord.solvers.scaling import Cosines, all_zero, check_number, check_semidefinite, cosines_of
 from accord.solvers.solution import Outcome, Solution
 
 TOLERANCE = 1e-8  # the certificate that counts as solved
@@ -86,9 +85,10 @@ def fairgrad(gramian: ArrayLike, alpha: float = 2.0) -> Solution:
     References:
         Ban and Ji, "Fair Resource Allocation in Multi-Task Learning", ICML 2024, arXiv:2402.15638.
     """
-    if not alpha >= 0:
-        raise OptionError(f"fairgrad: alpha = {alpha} is not at least 0; 1 is Nash-MTL, 2 the paper's choice")
+    check_number(alpha, "alpha", "fairgrad", "1 is Nash-MTL, 2 the paper's choice")
     problem = cosines_of(gramian, "fairgrad")
+    if not len(problem.rows):
+        return all_zero(problem, "fairgrad")
     if alpha == 0:
         live = np.ones(len(problem.rows))
         return problem.solution("fairgrad", live, residual=0.0, floor=0.0, outcome="solved")
@@ -112,6 +112,7 @@ def _fair(problem: Cosines, alpha: float, method: str) -> Solution:
     if result.vanishing:
         outcome, cause = "stationary", "a convex combination of the gradients vanishes to within rounding"
         u = np.exp(z - z.max())
+        check_semidefinite(float(u @ problem.cosines @ u), float(u @ np.abs(problem.cosines) @ u), method)
         weights = u * (len(u) / u.sum()) / problem.norms
         residual = residual_of_fair(weights, problem.gramian @ weights, alpha)
     else:
@@ -173,13 +174,14 @@ def _max_min(gramian: ArrayLike) -> Solution:
     if point.outcome != "solved" or square <= 0.0:
         return replace(point, method="fairgrad")
     weights = point.weights / square
-    return Solution(
-        "fairgrad",
-        weights,
-        fair_residual(g, weights, np.inf),
-        point.floor,
-        "solved",
-        point.cause,
-        point.steps,
-        point.zero_rows,
+    residual = fair_residual(g, weights, np.inf)
+    fine = residual <= TOLERANCE
+    cause = point.cause if fine else f"the gradients conflict so much that {point.floor:.1e} is as near as float64 gets"
+    return replace(
+        point,
+        method="fairgrad",
+        weights=weights,
+        residual=residual,
+        outcome="solved" if fine else "stationary",
+        cause=cause,
     )

@@ -2,19 +2,32 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 from numpy.typing import ArrayLike
 
 from accord.errors import OptionError
 from accord.solvers.active_set import SimplexPoint, minimise_on_simplex
 from accord.solvers.certificates import gap_of_cagrad, mgda_gap
-from accord.solvers.scaling import EPS, VANISHING, Cosines, all_zero, cosines_of, symmetrised
+from accord.solvers.scaling import (
+    EPS,
+    VANISHING,
+    Cosines,
+    all_zero,
+    check_number,
+    check_semidefinite,
+    cosines_of,
+    symmetrised,
+)
 from accord.solvers.solution import Outcome, Solution
 
 TOLERANCE = {"mgda": 1e-9, "cagrad": 1e-8}
 RIDGE = 4.0  # in units of the rounding of G's own entries
 AT_FLOOR = 64.0  # a gap within this factor of its floor is rounding
 FEW_DIGITS = 1e-6  # a floor above this is that of a nearly stationary point
+BISECTIONS = 50
+SOUND = 1e-7  # the optimality gap that shows a radius to be below the one at which g_x vanishes
 ROUNDING = 4.0  # reduced costs within this many rounding units of zero are zero
 RESCALES = {0: "none", 1: "1 + c²", 2: "1 + c"}
 
@@ -60,6 +73,7 @@ def mgda(gramian: ArrayLike) -> Solution:
     x = x / x.sum()
     supply = np.abs(scaled) @ x
     square = float(x @ scaled @ x)
+    check_semidefinite(square, float(x @ supply), "mgda")
     vanishing = square <= VANISHING * len(x) * EPS * float(x @ supply)
     floor = len(x) * EPS * float(supply.max()) / square if square > 0.0 else np.inf
     return _finished(problem, "mgda", x, (mgda_gap(scaled, x), floor), vanishing, point.steps)
@@ -82,7 +96,8 @@ def cagrad(gramian: ArrayLike, c: float = 0.4, rescale: int = 0) -> Solution:
 
     Returns:
         The weights of d. The residual is the duality gap over the size of its two terms. ``stationary`` where
-        g_x vanishes to within rounding; d is g0 (rescaled) there.
+        g_x vanishes to within rounding: no task can gain without another's loss, and d is g0 projected on the cone
+        of directions that hurt none (rescaled); the residual is then the largest loss, over ‖g_i‖‖g0‖.
 
     Raises:
         OptionError: c is negative or not finite, or rescale is not 0, 1 or 2.
@@ -97,9 +112,10 @@ def cagrad(gramian: ArrayLike, c: float = 0.4, rescale: int = 0) -> Solution:
     References:
         Liu et al., "Conflict-Averse Gradient Descent for Multi-task Learning", NeurIPS 2021, arXiv:2110.14048.
     """
-    if not (c >= 0 and np.isfinite(c)):
-        raise OptionError(f"cagrad: c = {c} is not a number of at least 0; the paper uses 0.4")
-    if rescale not in RESCALES:
+    check_number(c, "c", "cagrad", "the paper uses 0.4")
+    if np.isinf(c):
+        raise OptionError("cagrad: c is infinite; for the max-min direction use mgda")
+    if isinstance(rescale, bool) or not isinstance(rescale, int) or rescale not in RESCALES:
         raise OptionError(f"cagrad: rescale = {rescale!r} is not 0 (none), 1 (by 1 + c²) or 2 (by 1 + c)")
     problem = cosines_of(gramian, "cagrad")
     if not len(problem.rows):
@@ -109,6 +125,7 @@ def cagrad(gramian: ArrayLike, c: float = 0.4, rescale: int = 0) -> Solution:
     norms = problem.norms / problem.norms.max()
     scaled = norms[:, None] * problem.cosines * norms
     mean = problem.cosines @ norms * norms / k  # (K',): g_iᵀg0, where zero rows count in the mean
+    check_semidefinite(float(scaled.sum()), float(np.abs(scaled).sum()), "cagrad")
     square = max(0.0, float(mean.sum()) / k)
     radius = c * float(np.sqrt(square))
     if square <= VANISHING * EPS * float(np.abs(scaled).sum()) / k:
@@ -118,18 +135,73 @@ def cagrad(gramian: ArrayLike, c: float = 0.4, rescale: int = 0) -> Solution:
     if radius == 0.0:
         weights = np.full(live, 1.0 / k / divisor)
         return problem.solution("cagrad", weights, residual=0.0, floor=0.0, outcome="solved")
+    found = _at_radius(problem.cosines, norms, mean, radius)
+    if found.vanishing:
+        return _beside_stationary(problem, norms, mean, radius, divisor)
+    size = abs(float(found.x @ mean)) + radius * found.length
+    floor = live * EPS * float((np.abs(scaled) @ found.weights).max()) / size
+    gap = gap_of_cagrad(scaled, found.x, mean, radius)
+    return _finished(problem, "cagrad", found.weights / divisor, (gap, floor), False, found.steps)
+
+
+class _Averse(NamedTuple):
+    """CAGrad at one radius: dual weights x, ‖g_x‖, whether it vanishes, weights of d, rounds."""
+
+    x: np.ndarray
+    length: float
+    vanishing: bool
+    weights: np.ndarray
+    steps: int
+
+
+def _at_radius(cosines: np.ndarray, norms: np.ndarray, mean: np.ndarray, radius: float) -> _Averse:
+    """Solve the dual at a radius; ``mean`` holds g_iᵀg0, from which 1/K follows."""
     t = norms.min() / norms
-    point = _conflict_averse(problem.cosines, t, mean / norms * norms.min(), radius * norms.min())
-    x = symmetrised(point.u * t, problem.cosines, lambda i, j: bool(norms[i] == norms[j]))
+    scaled = norms[:, None] * cosines * norms
+    point = _conflict_averse(cosines, t, mean / norms * norms.min(), radius * norms.min())
+    x = symmetrised(point.u * t, cosines, lambda i, j: bool(norms[i] == norms[j]))
     x = x / x.sum()
-    length = float(np.sqrt(max(0.0, x @ scaled @ x)))
-    vanishing = length**2 <= VANISHING * live * EPS * float(x @ np.abs(scaled) @ x)
-    step = 0.0 if vanishing else radius / length
-    weights = 1.0 / k + step * x
-    size = abs(float(x @ mean)) + radius * length
-    floor = live * EPS * float((np.abs(scaled) @ weights).max()) / size if size > 0.0 else np.inf
-    gap = gap_of_cagrad(scaled, x, mean, radius)
-    return _finished(problem, "cagrad", weights / divisor, (gap, floor), vanishing, point.steps)
+    square, terms = float(x @ scaled @ x), float(x @ np.abs(scaled) @ x)
+    check_semidefinite(square, terms, "cagrad")
+    vanishing = square <= VANISHING * len(x) * EPS * terms
+    length = float(np.sqrt(max(0.0, square)))
+    share = float(mean.sum() / scaled.sum())  # 1/K, zero rows counted in K
+    weights = np.full(len(x), share) + (0.0 if vanishing else radius / length) * x
+    return _Averse(x, length, vanishing, weights, point.steps)
+
+
+def _beside_stationary(
+    problem: Cosines, norms: np.ndarray, mean: np.ndarray, radius: float, divisor: float
+) -> Solution:
+    """Where g_x vanishes at the optimum, the best worst-case gain is zero and d the nearest to g0 that attains it.
+
+    That direction, g0 projected on the cone of directions that hurt no task, is CAGrad's at the largest radius whose
+    optimum does not vanish, which bisection finds.
+    """
+    scaled = norms[:, None] * problem.cosines * norms
+    low, high, steps = 0.0, radius, 0
+    weights = np.full(len(norms), float(mean.sum() / scaled.sum()))
+    for _ in range(BISECTIONS):
+        middle = 0.5 * (low + high)
+        found = _at_radius(problem.cosines, norms, mean, middle)
+        steps += found.steps
+        if found.vanishing or gap_of_cagrad(scaled, found.x, mean, middle) > SOUND:
+            high = middle
+        else:
+            low, weights = middle, found.weights
+    gains = scaled @ weights / norms
+    size = float(np.sqrt(max(0.0, mean.sum() * float(mean.sum() / scaled.sum()))))  # ‖g0‖
+    residual = max(0.0, -float(gains.min())) / size
+    cause = "a convex combination of the gradients vanishes to within rounding: no task can gain without another's loss"
+    return problem.solution(
+        "cagrad",
+        weights / divisor,
+        residual=residual,
+        floor=np.sqrt(EPS),
+        outcome="stationary",
+        cause=cause,
+        steps=steps,
+    )
 
 
 def pareto_stationarity(gramian: ArrayLike) -> float:

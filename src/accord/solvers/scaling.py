@@ -6,17 +6,19 @@ well-conditioned as the problem allows, whatever the gradients' norms, and it ma
 
 from __future__ import annotations
 
+import numbers
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-from accord.errors import NonFiniteError, ShapeError
+from accord.errors import NonFiniteError, OptionError, ShapeError
 from accord.solvers.solution import Solution
 
 EPS = float(np.finfo(np.float64).eps)
 SYMMETRY_TOLERANCE = 1e-4  # of sqrt(G_ii G_jj): rows in float32 or bfloat16 leave that much and no more
+NOTHING = 1e-140  # relative size of what may stand beside a zero on the diagonal
 VANISHING = 16.0  # xᵀCx within this many times K·eps·xᵀ|C|x is zero to within rounding
 SMALLEST_SQUARE = 1e-290  # a squared norm below this is zero: its reciprocal no longer has full precision
 
@@ -69,7 +71,10 @@ def cosines_of(gramian: ArrayLike, caller: str) -> Cosines:
             off-diagonal one larger than the Cauchy-Schwarz inequality allows).
         NonFiniteError: It holds NaN or infinity.
     """
-    given = np.asarray(gramian)
+    try:
+        given = np.asarray(gramian)
+    except (ValueError, TypeError, RuntimeError) as error:
+        raise ShapeError(f"{caller}: the Gramian is no array of numbers of shape (K, K): {error}") from error
     if given.ndim != 2 or given.shape[0] != given.shape[1] or given.shape[0] == 0:
         raise ShapeError(
             f"{caller}: a Gramian of shape (K, K) is needed, got shape {given.shape}; "
@@ -88,6 +93,12 @@ def cosines_of(gramian: ArrayLike, caller: str) -> Cosines:
     rows = np.arange(len(g))
     if squares.min() <= SMALLEST_SQUARE:
         rows = np.flatnonzero(squares > SMALLEST_SQUARE)
+        zero = np.flatnonzero(squares <= SMALLEST_SQUARE)
+        beside = np.abs(g[np.ix_(zero, rows)]) if len(rows) else np.zeros((1, 1))
+        if beside.size and (beside > NOTHING * np.sqrt(squares[rows] if len(rows) else 1.0)).any():
+            raise ShapeError(
+                f"{caller}: row {zero[0]} has a zero diagonal but other entries, so this is no Gramian J @ J.T"
+            )
         g = g[np.ix_(rows, rows)]
     norms = np.sqrt(np.diagonal(g))
     c = g / norms[:, None]
@@ -108,6 +119,20 @@ def cosines_of(gramian: ArrayLike, caller: str) -> Cosines:
         )
     c.flat[:: len(rows) + 1] = 1.0
     return Cosines(c, norms, g, rows, len(given))
+
+
+def check_semidefinite(square: float, size: float, caller: str) -> None:
+    """Refuse xᵀCx that is negative beyond rounding, where ``size`` is xᵀ|C|x."""
+    if square < -SYMMETRY_TOLERANCE * size:
+        raise ShapeError(
+            f"{caller}: the matrix is not positive semidefinite (xᵀGx < 0 for some x), so it is no Gramian J @ J.T"
+        )
+
+
+def check_number(value: object, name: str, caller: str, hint: str) -> None:
+    """Refuse an option that is not a number of at least 0; infinity passes, NaN does not."""
+    if isinstance(value, bool) or not isinstance(value, numbers.Real) or not float(value) >= 0.0:
+        raise OptionError(f"{caller}: {name} = {value!r} is not a number of at least 0; {hint}")
 
 
 def all_zero(problem: Cosines, method: str) -> Solution:

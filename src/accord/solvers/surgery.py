@@ -9,7 +9,7 @@ from numpy.typing import ArrayLike
 
 from accord.errors import OptionError
 from accord.solvers.certificates import imtl_g_spread, pcgrad_residual
-from accord.solvers.scaling import EPS, all_zero, cosines_of
+from accord.solvers.scaling import EPS, all_zero, check_semidefinite, cosines_of
 from accord.solvers.solution import Outcome, Solution
 
 TOLERANCE = 1e-8
@@ -54,6 +54,7 @@ def imtl_g(gramian: ArrayLike) -> Solution:
     c, k = problem.cosines, len(problem.rows)
     values, vectors = np.linalg.eigh(c)
     ones = vectors.T @ np.ones(k)
+    check_semidefinite(float(values[0]), float(k), "imtl_g")
     null = values <= ROUNDING * k * EPS * values[-1]
     norms = problem.norms / problem.norms.max()
     outside = float((ones[null] ** 2).sum()) / k

@@ -3,7 +3,7 @@
 The preset ``paper`` is the protocol of the published code: Adam at a learning rate of 0.001, 35,000 iterations.
 ``laptop`` takes steps five times as long and fewer of them; the end points move along the front, and PCGrad
 arrives from start C, which it does not under ``paper``. Each starting point has its own optimiser and its own
-balancer. SI, UW and DWA do not apply: they need positive losses.
+balancer. SI, UW and DWA do not apply to negative losses.
 """
 
 from __future__ import annotations
