@@ -26,7 +26,8 @@ TOLERANCE = {"mgda": 1e-9, "cagrad": 1e-8}
 RIDGE = 4.0  # in units of the rounding of G's own entries
 AT_FLOOR = 64.0  # a gap within this factor of its floor is rounding
 FEW_DIGITS = 1e-6  # a floor above this is that of a nearly stationary point
-BISECTIONS = 50
+NO_MEAN = 1e-10  # ‖g0‖² relative to its terms below which rounding decides where in the ball the best direction lies
+BISECTIONS = 34
 SOUND = 1e-7  # the optimality gap that shows a radius to be below the one at which g_x vanishes
 ROUNDING = 4.0  # reduced costs within this many rounding units of zero are zero
 RESCALES = {0: "none", 1: "1 + c²", 2: "1 + c"}
@@ -128,9 +129,9 @@ def cagrad(gramian: ArrayLike, c: float = 0.4, rescale: int = 0) -> Solution:
     check_semidefinite(float(scaled.sum()), float(np.abs(scaled).sum()), "cagrad")
     square = max(0.0, float(mean.sum()) / k)
     radius = c * float(np.sqrt(square))
-    if square <= VANISHING * EPS * float(np.abs(scaled).sum()) / k:
+    if square <= NO_MEAN * float(np.abs(scaled).sum()) / k**2:
         weights = np.full(live, 1.0 / k / divisor)
-        cause = "the mean gradient vanishes to within rounding"
+        cause = "the mean gradient vanishes to within rounding, and with it the ball around it"
         return problem.solution("cagrad", weights, residual=0.0, floor=1.0, outcome="stationary", cause=cause)
     if radius == 0.0:
         weights = np.full(live, 1.0 / k / divisor)
