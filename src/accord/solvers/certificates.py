@@ -39,9 +39,10 @@ def fair_residual(gramian: ArrayLike, weights: ArrayLike, alpha: float = 1.0) ->
 
 def residual_of_fair(w: np.ndarray, supply: np.ndarray, alpha: float) -> float:
     """``fair_residual`` from the weights and Gw of the tasks that have a gradient, for finite α."""
+    if alpha == 1.0:
+        return float(np.abs(w * supply - 1.0).max())
     with np.errstate(over="ignore", invalid="ignore"):
-        powers = w if alpha == 1.0 else np.power(np.maximum(w, 0.0), 1.0 / alpha)
-        residual = float(np.abs(powers * supply - 1.0).max())
+        residual = float(np.abs(np.power(np.maximum(w, 0.0), 1.0 / alpha) * supply - 1.0).max())
     return np.inf if np.isnan(residual) else residual
 
 

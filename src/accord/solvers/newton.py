@@ -15,7 +15,6 @@ continuation.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -37,8 +36,7 @@ STAGE_RATIO = 4.0  # by how much γ changes at first from one stage of the conti
 STAGE_TOLERANCE = 1e-2  # of log(Cu·u^γ/b): enough to start the next stage
 
 
-@dataclass(frozen=True)
-class KernelResult:
+class KernelResult(NamedTuple):
     """The minimiser as z = log u, its residual max|Cu·u^γ/b − 1| with its rounding floor, and the steps taken.
 
     ``vanishing`` says that Cu is zero to within rounding: there is no minimiser, and u grew until that showed.
@@ -80,6 +78,8 @@ def _reached(c: np.ndarray, log_norms: np.ndarray, target: float) -> KernelResul
         if direct.residual <= TARGET:
             return direct
     result = _minimise(c, _nash_start(c), np.zeros(k), 1.0, TARGET, MAX_STEPS)
+    if target == 1.0:
+        return result
     gamma, steps = 1.0, result.steps
     while gamma != target and not result.vanishing:
         factor = min(max(target / gamma, 1.0 / STAGE_RATIO), STAGE_RATIO)
@@ -87,7 +87,7 @@ def _reached(c: np.ndarray, log_norms: np.ndarray, target: float) -> KernelResul
         tolerance = TARGET if gamma == target else STAGE_TOLERANCE
         result = _minimise(c, result.z, (gamma - 1.0) * log_norms, gamma, tolerance, MAX_STEPS)
         steps += result.steps
-    return replace(result, steps=steps)
+    return result._replace(steps=steps)
 
 
 def _nash_start(c: np.ndarray) -> np.ndarray:
