@@ -108,7 +108,7 @@ def _minimise(
     for step in range(max_steps):
         if point.merit <= tolerance:
             return KernelResult(point.z, point.merit, 0.0, step)
-        if step % CHECK_EVERY == 0 and _vanishes(c, absolute, point.u):
+        if step % CHECK_EVERY == CHECK_EVERY - 1 and _vanishes(c, absolute, point.u):
             return KernelResult(point.z, point.merit, np.inf, step, vanishing=True)
         following = _log_step(c, point, log_b, gamma) if point.merit < np.inf else None
         if following is None:
