@@ -11,22 +11,39 @@ from importlib import import_module, metadata
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from accord import jacobian, metrics, solvers
+    from accord import jacobian, metrics, solvers, testing
     from accord.balancers import (
+        CRMOGM,
+        DBMTL,
         DWA,
+        FAMO,
+        GLS,
+        IMTL,
         IMTLG,
+        IMTLL,
         LS,
         MGDA,
         RLW,
         SI,
+        STCH,
         UW,
+        AlignedMTL,
+        AlphaFair,
         Balance,
         Balancer,
         CAGrad,
+        ConFIG,
+        DualProj,
         FairGrad,
         GradDrop,
+        GradNorm,
+        GradVac,
+        MoCo,
+        MoDo,
         NashMTL,
         PCGrad,
+        SDMGrad,
+        UPGrad,
         available,
         make,
         register,
@@ -35,29 +52,47 @@ if TYPE_CHECKING:
 __version__ = metadata.version("accord")
 
 __all__ = [
+    "CRMOGM",
+    "DBMTL",
     "DWA",
+    "FAMO",
+    "GLS",
+    "IMTL",
     "IMTLG",
+    "IMTLL",
     "LS",
     "MGDA",
     "RLW",
     "SI",
+    "STCH",
     "UW",
+    "AlignedMTL",
+    "AlphaFair",
     "Balance",
     "Balancer",
     "CAGrad",
+    "ConFIG",
+    "DualProj",
     "FairGrad",
     "GradDrop",
+    "GradNorm",
+    "GradVac",
+    "MoCo",
+    "MoDo",
     "NashMTL",
     "PCGrad",
+    "SDMGrad",
+    "UPGrad",
     "available",
     "jacobian",
     "make",
     "metrics",
     "register",
     "solvers",
+    "testing",
 ]
 
-_MODULES = ("jacobian", "metrics", "solvers")
+_MODULES = ("jacobian", "metrics", "solvers", "testing")
 
 
 def __getattr__(name: str) -> Any:

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import inspect
 import math
-import numbers
-import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -14,14 +12,22 @@ import torch
 from torch import Tensor, nn
 
 from accord.balancers.grammar import suggest
-from accord.balancers.result import Balance, Decision
-from accord.errors import NumericalWarning, OptionError, ShapeError, UnknownNameError
-from accord.jacobian import ENGINES, Jacobian, Losses, Shared
-from accord.jacobian.losses import gather_losses
+from accord.balancers.options import task_names, warn_option
+from accord.balancers.result import Balance, Decision, clip_factor, named_cause
+from accord.errors import OptionError, ShapeError, UnknownNameError
+from accord.jacobian import ENGINES, FEATURE_ENGINES, Jacobian, Losses, LossesOnly, Shared
+from accord.jacobian.base import add_gradients
 
 Heads = Literal["weighted", "plain"]
 Engine = str | Callable[..., Jacobian]
+Features = Tensor | Iterable[Tensor]
 STATE_VERSION = 1
+COSTS = {
+    "losses": "1 backward",
+    "gramian": "K backwards",
+    "cross-gramian": "K backwards a batch",
+    "rows": "K backwards, K gradients kept",
+}
 
 
 class Balancer(nn.Module):
@@ -40,14 +46,30 @@ class Balancer(nn.Module):
     """
 
     method: ClassVar[str] = ""
-    needs: ClassVar[str] = "losses"
     reference: ClassVar[str] = ""
+    needs: str = "losses"
+    """What a step looks at: ``"losses"``, ``"gramian"``, ``"cross-gramian"`` (of two batches) or ``"rows"``."""
+    descent: bool = False
+    """Promised: no task's loss increases to first order."""
+    homogeneity: float | None = None
+    """Promised: gradients times s give weights times s to this power; None promises nothing."""
+    equivariant: bool = True
+    """Promised: tasks in another order have the same weights in that order."""
+    relative: bool = False
+    """Whether the method compares a loss with its own past, so that a transform of the losses must not touch it."""
+    refuses_negative: str = ""
+    """Why the method cannot have losses below zero, where it cannot."""
 
     def __init__(self, tasks: int | Sequence[str]) -> None:
         super().__init__()
-        self.tasks, self.named = _task_names(tasks, type(self).__name__)
+        self.tasks, self.named = task_names(tasks, type(self).__name__)
         self.steps = 0
         self._weights: np.ndarray | None = None
+
+    @property
+    def cost(self) -> str:
+        """What a step costs beside the forward pass, in backward passes."""
+        return COSTS[self.needs]
 
     @property
     def num_tasks(self) -> int:
@@ -56,16 +78,28 @@ class Balancer(nn.Module):
 
     # ------------------------------------------------------------------ what a training loop calls
 
-    def backward(self, losses: Losses, shared: Shared, *, engine: Engine = "sequential") -> Balance:
+    def backward(
+        self,
+        losses: Losses,
+        shared: Shared | None = None,
+        *,
+        features: Features | None = None,
+        second: Losses | None = None,
+        engine: Engine = "sequential",
+    ) -> Balance:
         """Differentiate the losses, balance, and add to ``.grad`` of the shared parameters and the heads.
 
         The place of ``loss.backward()`` in a training loop. Gradients are added to what is there, so call
-        ``optimizer.zero_grad()`` before.
+        ``optimizer.zero_grad()`` before. Give either ``shared`` or ``features``.
 
         Args:
             losses: K scalars: a dict by task name, a list, a tuple, or a tensor of shape (K,).
             shared: The shared parameters: a module, parameters or named parameters. All other leaves of the
                 losses' graph are heads.
+            features: In their place, the shared representation: a tensor that all losses were computed from, or
+                several. The gradients are balanced there and go back through the trunk once, whatever K is (MGDA-UB).
+                Cheaper, and another problem than balancing at the parameters.
+            second: The losses of a second, independent batch, for the methods that use two (SDMGrad, MoDo).
             engine: ``"sequential"`` (one backward a task, always works), ``"batched"`` (one vectorised backward),
                 or a callable ``engine(losses, shared) -> Jacobian``.
 
@@ -75,11 +109,31 @@ class Balancer(nn.Module):
         Raises:
             ShapeError: Not K scalars, or other task names than the balancer's.
             NonFiniteError: A loss is NaN or infinite.
+            OptionError: Neither or both of shared and features, or second with features.
             EngineError: The losses cannot be differentiated with respect to the shared parameters.
         """
-        return self.apply(_engine(engine)(self._ordered(losses), shared))
+        jacobian = self._jacobian(losses, shared, features, engine)
+        if second is not None:
+            if self.needs != "cross-gramian":
+                warn_option(f"{type(self).__name__}: second= has no effect, because the method uses one batch")
+            elif features is not None:
+                raise OptionError(
+                    f"{type(self).__name__}: second= has features of its own, so it cannot be used with features=; "
+                    "give the parameters of the trunk as shared="
+                )
+            else:
+                jacobian.second = self._jacobian(second, shared, None, engine)
+                self._check(jacobian.second)
+        return self.apply(jacobian)
 
-    def forward(self, losses: Losses, shared: Shared | None = None, *, engine: Engine = "sequential") -> Tensor:
+    def forward(
+        self,
+        losses: Losses,
+        shared: Shared | None = None,
+        *,
+        features: Features | None = None,
+        engine: Engine = "sequential",
+    ) -> Tensor:
         """The balanced loss Σ_k w_k l_k with constant weights, for frameworks that call backward themselves.
 
         Its gradient is Jᵀw on the shared parameters, and w_k times their own on the heads of task k.
@@ -87,6 +141,7 @@ class Balancer(nn.Module):
         Args:
             losses: As in ``backward``.
             shared: As in ``backward``; not needed by methods that look at losses alone.
+            features: As in ``backward``: the weights are those at the representation.
             engine: As in ``backward``.
 
         Returns:
@@ -96,26 +151,28 @@ class Balancer(nn.Module):
             OptionError: The method needs gradients and shared is missing, or no weights describe it (GradDrop).
             ShapeError, NonFiniteError, EngineError: As in ``backward``.
         """
-        if shared is None and self.needs != "losses":
-            raise OptionError(
-                f"{type(self).__name__}(losses): this method looks at gradients; call it with shared=, "
-                "the shared parameters"
-            )
-        ordered = self._ordered(losses)
-        jacobian = _LossesOnly(ordered) if shared is None else _engine(engine)(ordered, shared, retain_graph=True)
-        self._check(jacobian)
         if self.needs == "rows":
             raise OptionError(
                 f"{type(self).__name__}(losses): no weighted loss has this method's gradient, because it mixes "
-                "gradients coordinate by coordinate; call backward(losses, shared) instead"
+                "gradients coordinate by coordinate or with those of earlier steps; call backward(losses, shared) "
+                "instead"
             )
-        before = self.get_extra_state()
+        if shared is None and features is None and self.needs == "losses":
+            jacobian: Jacobian = LossesOnly(self._ordered(losses))
+        else:
+            jacobian = self._jacobian(losses, shared, features, engine, retain_graph=True)
+        self._check(jacobian)
+        before = self.snapshot()
         try:
             decision = self._decide(jacobian)
+            clipped = decision.max_norm is not None and decision.gramian is None
+            if clipped and isinstance(jacobian, LossesOnly):
+                raise OptionError(f"{type(self).__name__}(losses): max_norm needs the shared parameters: give shared=")
+            scale = clip_factor(decision, jacobian.pull(decision.weights) if clipped else None)
         except BaseException:
-            self.set_extra_state(before)
+            self.restore(before)
             raise
-        weights = _clip(decision, None) * torch.from_numpy(decision.weights)
+        weights = scale * torch.from_numpy(decision.weights)
         return self.objective(jacobian.losses, weights) if self.training else weighted_sum(jacobian.losses, weights)
 
     def apply(self, jacobian: Any) -> Any:  # pyrefly: ignore[bad-override-param-name]
@@ -127,12 +184,12 @@ class Balancer(nn.Module):
             return super().apply(jacobian)
         self._check(jacobian)
         jacobian.check_reach()
-        before = self.get_extra_state()
+        before = self.snapshot()
         try:
             decision = self._decide(jacobian)
             scale = self._write(jacobian, decision)
         except BaseException:  # a step that failed has not happened: tried again, it gives the same numbers
-            self.set_extra_state(before)
+            self.restore(before)
             raise
         self.accumulate_own(jacobian.values)
         weights = torch.from_numpy(decision.weights.copy())
@@ -143,10 +200,19 @@ class Balancer(nn.Module):
             gramian=decision.gramian,
             residual=None if decision.solution is None else decision.solution.residual,
             outcome=decision.outcome,
-            cause=_named(decision.cause, decision, self.tasks),
+            cause=named_cause(decision, self.tasks),
             scale=scale,
             tasks=self.tasks,
         )
+
+    def after_step(self, losses: Losses | Callable[[], Losses]) -> None:
+        """Tell the balancer the same batch's losses after the optimiser's step, for methods that look back (FAMO).
+
+        All other methods ignore it, and do not call the function, so a loop may call it whatever the method.
+
+        Args:
+            losses: The losses, or a function that computes them; it is called without gradients.
+        """
 
     def reset(self) -> None:
         """Forget everything but the options."""
@@ -159,12 +225,22 @@ class Balancer(nn.Module):
         """Weights for one training step; may change the method's state."""
         raise TypeError(f"{type(self).__name__} does not say how it decides: implement decide(jacobian)")
 
+    def own_objective(self, values: Tensor) -> Tensor | None:
+        """What the balancer's own parameters minimise, where it has any, given the losses' values (K,)."""
+        del values
+
     def objective(self, losses: Sequence[Tensor], weights: Tensor) -> Tensor:
-        """The scalar whose gradient is the balanced one."""
-        return weighted_sum(losses, weights)
+        """The scalar whose gradient is the balanced one, that of the balancer's own parameters included."""
+        total = weighted_sum(losses, weights)
+        own = self.own_objective(torch.stack([loss.detach() for loss in losses]))
+        return total if own is None else total + (own - own.detach()).to(total)
 
     def accumulate_own(self, values: Tensor) -> None:
         """Add to ``.grad`` of the balancer's own parameters, where it has any; values is (K,)."""
+        own = self.own_objective(values) if self.training else None
+        if own is not None:
+            with torch.enable_grad():
+                add_gradients(parameters := list(self.parameters()), torch.autograd.grad(own, parameters))
 
     def last_weights(self) -> tuple[np.ndarray, np.ndarray]:
         """The last weights of the shared gradients and of the heads'; ones before the first step."""
@@ -179,6 +255,36 @@ class Balancer(nn.Module):
         """Take up what ``own_state`` gave."""
 
     # ------------------------------------------------------------------ the rest
+
+    def snapshot(self) -> dict[str, Any]:
+        """State to return to when a step fails."""
+        return self.get_extra_state()
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Return to a ``snapshot``."""
+        self.set_extra_state(state)
+
+    def _jacobian(
+        self,
+        losses: Losses,
+        shared: Shared | None,
+        features: Features | None,
+        engine: Engine,
+        *,
+        retain_graph: bool = False,
+    ) -> Jacobian:
+        name = type(self).__name__
+        if (shared is None) == (features is None):
+            raise OptionError(
+                f"{name}: give one of shared= (the shared parameters) and features= (the shared representation); "
+                + ("neither was given" if shared is None else "both were given")
+            )
+        table = ENGINES if features is None else FEATURE_ENGINES
+        if not callable(engine) and engine not in table:
+            raise UnknownNameError(f"unknown engine {engine!r}{suggest(str(engine), list(table))}")
+        build: Callable[..., Jacobian] = engine if callable(engine) else table[engine]
+        options = {"retain_graph": True} if retain_graph else {}
+        return build(self._ordered(losses), shared if features is None else features, **options)
 
     def _decide(self, jacobian: Jacobian) -> Decision:
         if not self.training:
@@ -200,7 +306,7 @@ class Balancer(nn.Module):
             jacobian.accumulate(decision.weights, decision.head_weights)
             return 1.0
         shared = jacobian.pull(decision.weights)
-        scale = _clip(decision, shared)
+        scale = clip_factor(decision, shared)
         shared = [None if block is None else block * scale for block in shared]
         jacobian.add(shared, jacobian.head_gradients(decision.head_weights))
         return scale
@@ -271,6 +377,8 @@ class Balancer(nn.Module):
                 parameter.data = parameter.data.to(device)
                 if parameter.grad is not None:
                     parameter.grad.data = parameter.grad.data.to(device)
+        for child in self.children() if recurse else ():
+            child._apply(fn)
         return self
 
     def __repr__(self) -> str:
@@ -287,89 +395,4 @@ def weighted_sum(losses: Sequence[Tensor], weights: Tensor) -> Tensor:
     return sum((w.to(loss) * loss for w, loss in zip(weights, losses, strict=True)), losses[0].new_zeros(()))
 
 
-class _LossesOnly(Jacobian):
-    """Losses without shared parameters, for ``forward`` of the methods that look at losses alone."""
-
-    engine = "losses"
-
-    def __init__(self, losses: Losses) -> None:
-        gathered = gather_losses(losses, "balancer(losses)")
-        self.losses, self.names, self.values = gathered.tensors, gathered.names, gathered.values
-        self.parameters, self.retain_graph, self._heads, self._rows = (), False, (), None
-
-    def _differentiate(self) -> list[Tensor | None]:
-        return []
-
-
-def check_choice(value: object, choices: Sequence[object], option: str, method: str) -> None:
-    """Refuse a value that is not one of the choices, suggesting the nearest."""
-    if value not in choices:
-        hint = suggest(str(value), [str(choice) for choice in choices])
-        raise OptionError(f"{method}: {option} = {value!r} is none of {', '.join(map(repr, choices))}{hint}")
-
-
-def check_positive(value: float, option: str, method: str, *, integer: bool = False) -> None:
-    """Refuse a value that is not a positive finite number."""
-    number = isinstance(value, numbers.Integral if integer else numbers.Real) and not isinstance(value, bool)
-    if not (number and 0 < value < math.inf):
-        kind = "integer" if integer else "number"
-        raise OptionError(f"{method}: {option} = {value!r} is not a positive {kind}")
-
-
-def check_number(value: object, option: str, method: str, hint: str, *, least: float = -math.inf) -> None:
-    """Refuse a value that is not a number of at least ``least``; infinity passes, NaN does not."""
-    if isinstance(value, bool) or not isinstance(value, numbers.Real) or not float(value) >= least:
-        raise OptionError(f"{method}: {option} = {value!r} is not a number of at least {least:g}; {hint}")
-
-
-def warn_numerical(message: str) -> None:
-    """Warn that a step is not what was asked for."""
-    warnings.warn(message, NumericalWarning, stacklevel=2)
-
-
-def _clip(decision: Decision, shared: Sequence[Tensor | None] | None) -> float:
-    """The factor that brings the shared gradient to ``max_norm``: from wᵀGw, else from the gradient itself."""
-    if decision.max_norm is None:
-        return 1.0
-    if decision.gramian is not None:
-        w = torch.from_numpy(decision.weights)
-        norm = float((w @ decision.gramian @ w).clamp(min=0).sqrt())
-    elif shared is not None:
-        norm = float(torch.stack([block.float().norm() for block in shared if block is not None]).norm())
-    else:
-        return 1.0
-    return min(1.0, decision.max_norm / norm) if norm > 0 else 1.0
-
-
-def _named(cause: str, decision: Decision, tasks: Sequence[str]) -> str:
-    """The cause with zero rows by task name."""
-    solution = decision.solution
-    if solution is None or not solution.zero_rows:
-        return cause
-    return f"{cause} ({', '.join(tasks[k] for k in solution.zero_rows)})"
-
-
-def _engine(engine: Engine) -> Callable[..., Jacobian]:
-    if callable(engine):
-        return engine
-    if engine not in ENGINES:
-        raise UnknownNameError(f"unknown engine {engine!r}{suggest(str(engine), list(ENGINES))}")
-    return ENGINES[engine]
-
-
-def _task_names(tasks: int | Sequence[str], caller: str) -> tuple[tuple[str, ...], bool]:
-    if isinstance(tasks, numbers.Integral) and not isinstance(tasks, bool):
-        tasks = int(tasks)
-    if isinstance(tasks, bool) or not isinstance(tasks, (int, Sequence)) or isinstance(tasks, str):
-        raise ShapeError(f"{caller}: tasks = {tasks!r} is neither a number of tasks nor a list of their names")
-    if isinstance(tasks, int):
-        if tasks < 1:
-            raise ShapeError(f"{caller}: tasks = {tasks}; at least one task is needed")
-        return tuple(str(k) for k in range(tasks)), False
-    names = tuple(str(name) for name in tasks)
-    if not names or len(set(names)) != len(names):
-        raise ShapeError(f"{caller}: tasks = {list(names)}; one or more distinct names are needed")
-    return names, True
-
-
-__all__ = ["Balance", "Balancer", "Decision", "Heads", "check_choice", "check_positive", "warn_numerical"]
+__all__ = ["Balance", "Balancer", "Decision", "Engine", "Features", "Heads", "weighted_sum"]

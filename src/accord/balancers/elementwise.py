@@ -8,7 +8,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from accord.balancers.base import Decision, Heads, check_choice
+from accord.balancers.base import Decision, Heads
+from accord.balancers.gramian import skip_unless_finite
+from accord.balancers.options import check_choice
 from accord.balancers.randomness import Seeded
 from accord.balancers.registry import register
 from accord.errors import OptionError
@@ -60,6 +62,10 @@ class GradDrop(Seeded):
 
     def decide(self, jacobian: Jacobian) -> Decision:
         """Draw the signs and mix the rows."""
+        gramian = jacobian.gramian()
+        skipped = skip_unless_finite(self, gramian)
+        if skipped is not None:
+            return skipped
         with self._generator.draw() as generator:
             seed = int(torch.randint(SEEDS, (), generator=generator))
         streams: dict[torch.device, torch.Generator] = {}
@@ -73,7 +79,7 @@ class GradDrop(Seeded):
                 streams[block.device] = torch.Generator(block.device).manual_seed(seed)
             directions.append(drop_signs(block, self.leak, streams[block.device]) / divisor)
         nowhere = np.full(self.num_tasks, np.nan)
-        return Decision(nowhere, np.ones(self.num_tasks), jacobian.gramian(), directions=directions)
+        return Decision(nowhere, np.ones(self.num_tasks), gramian, directions=directions)
 
     def last_weights(self) -> tuple[np.ndarray, np.ndarray]:
         """Ones: no weights describe the method, so in eval mode it is the plain sum."""

@@ -16,7 +16,8 @@ WORDS = {"none": None, "true": True, "false": False, "inf": math.inf, "-inf": -m
 def parse_spec(text: str) -> tuple[str, dict[str, Any]]:
     """Split ``"name:option=value,…"`` into the name and typed options.
 
-    Values are Python literals (``25``, ``0.4``, ``None``, ``True``, ``[1, 2]``) or ``inf``; all else is a string.
+    Values are Python literals (``25``, ``0.4``, ``None``, ``True``, ``[1, 2]``) or ``inf``; all else is a string. One
+    with commas stands in quotes: ``"alpha-fair:of='cagrad:c=0.5,rescale=1'"``.
 
     Raises:
         OptionError: The text is not of that form.
@@ -39,7 +40,7 @@ def parse_spec(text: str) -> tuple[str, dict[str, Any]]:
 
 def format_spec(name: str, options: Mapping[str, Any]) -> str:
     """The canonical spec string: options in alphabetical order; ``parse_spec`` reads it back."""
-    items = (f"{k}={v if isinstance(v, str) else repr(v)}" for k, v in sorted(options.items()))
+    items = (f"{k}={v if isinstance(v, str) and ',' not in v else repr(v)}" for k, v in sorted(options.items()))
     return f"{name}:{','.join(items)}" if options else name
 
 
@@ -53,11 +54,16 @@ def suggest(name: str, known: Iterable[str], *, listing: bool = True) -> str:
 
 
 def _split(text: str) -> list[str]:
-    """Split at commas outside brackets."""
-    items, depth, start = [], 0, 0
+    """Split at commas outside brackets and quotes."""
+    items, depth, start, quote = [], 0, 0, ""
     for i, char in enumerate(text):
-        depth += (char in "([{") - (char in ")]}")
-        if char == "," and depth == 0:
+        if quote:
+            quote = "" if char == quote else quote
+        elif char in "'\"":
+            quote = char
+        else:
+            depth += (char in "([{") - (char in ")]}")
+        if char == "," and depth == 0 and not quote:
             items.append(text[start:i])
             start = i + 1
     return [*items, text[start:]]

@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from accord.balancers.base import Balancer, Decision, check_choice, check_positive
+from accord.balancers.base import Balancer, Decision
+from accord.balancers.options import check_choice, check_per_task, check_positive, require_positive
 from accord.balancers.randomness import Seeded
 from accord.balancers.registry import register
-from accord.errors import NonFiniteError, OptionError
+from accord.errors import NonFiniteError
 from accord.jacobian import Jacobian
 
 
 class LossBalancer(Balancer):
     """A balancer whose weights follow from the losses; heads and shared parameters have the same weights."""
+
+    homogeneity = 0.0
 
     def weigh(self, values: np.ndarray) -> np.ndarray:
         """Weights (K,) from losses (K,); may change the method's state."""
@@ -32,23 +34,37 @@ class LossBalancer(Balancer):
 
 @register("ls")
 class LS(LossBalancer):
-    """Linear scalarization: the plain sum of the losses.
+    """Linear scalarization: the sum of the losses, plain or with static weights.
+
+    Well-tuned static weights (``weights``) are the baseline that any method should be held against.
 
     Args:
         tasks: The number of tasks, or their names.
+        weights: Weights (K,) of the losses, at least 0; ones by default.
         reduction: ``"sum"``, or ``"mean"``, which is 1/K of it.
     """
 
     reference = "Caruana, Machine Learning 1997"
 
-    def __init__(self, tasks: int | Sequence[str], *, reduction: str = "sum") -> None:
+    def __init__(
+        self, tasks: int | Sequence[str], *, weights: Sequence[float] | None = None, reduction: str = "sum"
+    ) -> None:
         super().__init__(tasks)
+        if weights is not None:
+            check_per_task(weights, "weights", "LS", self.num_tasks, least=0.0)
         check_choice(reduction, ("sum", "mean"), "reduction", "LS")
+        self.weights = weights
         self.reduction = reduction
 
+    @property
+    def equivariant(self) -> bool:  # pyrefly: ignore[bad-override]
+        """A weight belongs to its task's place."""
+        return self.weights is None
+
     def weigh(self, values: np.ndarray) -> np.ndarray:
-        """Ones, or 1/K."""
-        return np.full(len(values), 1.0 / len(values) if self.reduction == "mean" else 1.0)
+        """The static weights, or 1/K of them."""
+        weights = np.ones(len(values)) if self.weights is None else np.array(self.weights, dtype=np.float64)
+        return weights / len(values) if self.reduction == "mean" else weights
 
 
 @register("si")
@@ -63,19 +79,14 @@ class SI(LossBalancer):
     """
 
     reference = "Navon et al., ICML 2022, Section 6"
+    refuses_negative = "the method takes the logarithm of losses"
 
     def __init__(self, tasks: int | Sequence[str]) -> None:
         super().__init__(tasks)
 
     def weigh(self, values: np.ndarray) -> np.ndarray:
         """1/l_k."""
-        if not (values > 0).all():
-            bad = ", ".join(f"{n!r} = {v:.6g}" for n, v in zip(self.tasks, values, strict=True) if v <= 0)
-            raise NonFiniteError(
-                f"SI: the loss of {bad} is not positive, so it has no logarithm; SI needs losses above zero. "
-                "No gradient was written"
-            )
-        return 1.0 / values
+        return 1.0 / require_positive(values, self.tasks, "SI", "the method takes its logarithm")
 
     def objective(self, losses: Sequence[Tensor], weights: Tensor) -> Tensor:
         """Σ log l_k."""
@@ -98,6 +109,7 @@ class RLW(Seeded, LossBalancer):
     """
 
     reference = "Lin et al., TMLR 2022"
+    equivariant = False
 
     def __init__(self, tasks: int | Sequence[str], *, seed: int = 0) -> None:
         super().__init__(tasks)
@@ -128,6 +140,7 @@ class DWA(LossBalancer):
     """
 
     reference = "Liu et al., CVPR 2019"
+    relative = True
 
     def __init__(
         self, tasks: int | Sequence[str], *, temperature: float = 2.0, window: int = 25, reduction: str = "sum"
@@ -167,55 +180,3 @@ class DWA(LossBalancer):
     def load_own_state(self, state: Mapping[str, Any]) -> None:
         """Take up the losses of the last two windows."""
         self._history = state["history"].numpy().copy()
-
-
-@register("uw")
-class UW(LossBalancer):
-    """Uncertainty weighting: Σ ½(e^(−s_k) l_k + s_k) with trained log-variances s.
-
-    The balancer has parameters: give them to the optimiser, ``optimizer.add_param_group({"params":
-    balancer.parameters()})`` (the published experiments use a learning rate of 0.025 for them). Some published code
-    starts at s = −0.5 instead of 0: ``init``.
-
-    Args:
-        tasks: The number of tasks, or their names.
-        init: Initial log-variance.
-
-    References:
-        Kendall et al., "Multi-Task Learning Using Uncertainty to Weigh Losses", CVPR 2018, arXiv:1705.07115.
-    """
-
-    reference = "Kendall et al., CVPR 2018"
-
-    def __init__(self, tasks: int | Sequence[str], *, init: float = 0.0) -> None:
-        super().__init__(tasks)
-        if not (isinstance(init, (int, float)) and math.isfinite(init)):
-            raise OptionError(f"UW: init = {init!r} is not a finite number")
-        self.init = init
-        self.log_variance = nn.Parameter(torch.full((self.num_tasks,), float(init)))
-
-    def weigh(self, values: np.ndarray) -> np.ndarray:
-        """½e^(−s)."""
-        return 0.5 * np.exp(-self.log_variance.detach().cpu().double().numpy())
-
-    def objective(self, losses: Sequence[Tensor], weights: Tensor) -> Tensor:
-        """Σ ½(e^(−s) l + s), with a graph to s."""
-        del weights
-        s = self.log_variance
-        stacked = torch.stack([loss.to(s) for loss in losses])
-        return 0.5 * (torch.exp(-s) * stacked + s).sum()
-
-    def accumulate_own(self, values: Tensor) -> None:
-        """∂/∂s = ½(1 − e^(−s) l)."""
-        if not self.training:
-            return
-        s = self.log_variance.detach()
-        gradient = 0.5 * (1.0 - torch.exp(-s) * values.to(s))
-        old = self.log_variance.grad
-        self.log_variance.grad = gradient if old is None else old.add_(gradient)
-
-    def reset(self) -> None:
-        """Forget everything but the options."""
-        super().reset()
-        with torch.no_grad():
-            self.log_variance.fill_(float(self.init))

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -49,6 +50,12 @@ class Seeded(Balancer):
             raise OptionError(f"{type(self).__name__}: seed = {seed!r} is not an integer of at least 0")
         self.seed = int(seed)
         self._generator = PrivateGenerator(seed)
+
+    def draw_order(self) -> np.ndarray:
+        """K random permutations of the tasks, shape (K, K)."""
+        k = self.num_tasks
+        with self._generator.draw() as generator:
+            return torch.rand(k, k, generator=generator).argsort(dim=1).numpy()
 
     def reset(self) -> None:
         """Forget everything but the options; the generator starts again from the seed."""

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from accord.solvers import Solution
@@ -18,10 +20,12 @@ class Balance:
         loss: The weighted loss Σ_k w_k l_k, shape ().
         losses: The losses, shape (K,), float64 on the CPU.
         weights: The weights of the task gradients, shape (K,), float64 on the CPU. A method that mixes
-            gradients coordinate by coordinate (GradDrop) has no weights: NaN.
+            gradients coordinate by coordinate (GradDrop) has no weights: NaN. Those of a method that averages
+            gradients over the steps (MoCo, DB-MTL) are the weights of the averages.
         gramian: Shape (K, K), float64 on the CPU, where the step computed it.
         residual: The certificate of the weights, where the method has one (``accord.solvers.Solution``).
-        outcome: ``"solved"``, ``"stationary"``, ``"degenerate"``; ``"reused"`` between two solves of an
+        outcome: ``"solved"``, ``"stationary"``, ``"degenerate"``, or ``"approximate"`` where a published approximation
+            was asked for; ``"reused"`` between two solves of an
             ``update_every`` schedule; ``"frozen"`` in eval mode; ``"skipped"`` where a gradient was not finite.
         cause: Why the outcome is not plainly ``"solved"``.
         scale: The factor on the shared gradient beside the weights (``max_norm``); 1 otherwise.
@@ -72,3 +76,26 @@ class Decision:
     max_norm: float | None = None
     directions: list[Tensor | None] | None = field(default=None, repr=False)
     """The shared gradient itself, for methods that no weights describe."""
+
+
+def clip_factor(decision: Decision, shared: Sequence[Tensor | None] | None) -> float:
+    """The factor that brings the shared gradient to ``max_norm``: from wᵀGw, else from the gradient itself."""
+    if decision.max_norm is None:
+        return 1.0
+    if decision.gramian is not None:
+        w = torch.from_numpy(decision.weights)
+        norm = float((w @ decision.gramian @ w).clamp(min=0).sqrt())
+    elif shared is not None:
+        norms = [block.to(torch.promote_types(block.dtype, torch.float32)).norm() for block in shared if block is not None]
+        norm = float(torch.stack(norms).norm())
+    else:
+        return 1.0
+    return min(1.0, decision.max_norm / norm) if norm > 0 else 1.0
+
+
+def named_cause(decision: Decision, tasks: Sequence[str]) -> str:
+    """The cause with zero rows by task name."""
+    solution = decision.solution
+    if solution is None or not solution.zero_rows:
+        return decision.cause
+    return f"{decision.cause} ({', '.join(tasks[k] for k in solution.zero_rows)})"

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import accord
-from accord.balancers.registry import balancer_class
+from accord.balancers.registry import balancer_class, parse_spec
 from accord.bench.spec import MethodSpec
 
 if TYPE_CHECKING:
@@ -25,6 +25,16 @@ def make_balancer(method: MethodSpec, tasks: Sequence[str], seed: int) -> Balanc
     Raises:
         UnknownNameError, OptionError: As ``accord.make``.
     """
-    takes_seed = "seed" in inspect.signature(balancer_class(method.name)).parameters
-    extra = {"seed": seed} if takes_seed and "seed" not in method.options else {}
-    return accord.make(str(method), tasks, **extra)
+    return accord.make(str(_seeded(method, seed)), tasks)
+
+
+def _seeded(method: MethodSpec, seed: int) -> MethodSpec:
+    """The spec with the trial's seed for a generator that it, or the method it wraps, has."""
+    parameters = inspect.signature(balancer_class(method.name)).parameters
+    options = dict(method.options)
+    if "of" in parameters:
+        name, inner = parse_spec(str(options.get("of", parameters["of"].default)))
+        options["of"] = str(_seeded(MethodSpec(name, inner), seed))
+    if "seed" in parameters:
+        options.setdefault("seed", seed)
+    return MethodSpec(method.name, options)

@@ -14,6 +14,9 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 
+COMMON = ("update_every", "max_norm", "heads")
+
+
 def print_experiments(console: Console) -> None:
     """One line an experiment: name, presets, number of tasks, summary."""
     table = _table("experiment", "presets", "tasks", "")
@@ -28,19 +31,17 @@ def print_experiments(console: Console) -> None:
 
 
 def print_methods(console: Console) -> None:
-    """One line a method: name, its options with their defaults, and what it does."""
-    table = _table("method", "", "options")
-    table.add_row("stl", "Single-task learning: one network a task, the baseline of Δm.", "task")
+    """One line a method: name, what it looks at, cost a step, reference, and its options with their defaults."""
+    table = _table("method", "needs", "cost a step", "reference", "options")
+    table.add_row("stl", "one task", "a network a task", "the baseline of Δm", "task")
     for name in registry.available():
         cls = registry.balancer_class(name)
-        options = [p for p in inspect.signature(cls).parameters.values() if p.name != "tasks"]
+        balancer = cls(2)
+        options = [p for p in inspect.signature(cls).parameters.values() if p.name not in ("tasks", *COMMON)]
         shown = " ".join(f"{p.name}={p.default}" if p.default is not p.empty else p.name for p in options)
-        table.add_row(name, _first_line(cls), shown)
+        table.add_row(name, balancer.needs, balancer.cost, cls.reference, shown)
     console.print(table)
-
-
-def _first_line(cls: type) -> str:
-    return (inspect.getdoc(cls) or "").strip().split("\n")[0]
+    print("Most methods that look at gradients also have update_every, max_norm and heads: see their docstrings.")
 
 
 def _table(*headings: str) -> Table:

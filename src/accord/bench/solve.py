@@ -57,7 +57,7 @@ def solve(gramian: np.ndarray, spec: str) -> Solution:
     Args:
         gramian: Shape (K, K).
         spec: Such as ``"fairgrad:alpha=2"``. PCGrad projects in the order of the rows, so that the answer is not
-            random, unless the spec gives another (``"pcgrad:order=[1, 0]"``).
+            random, unless the spec gives another (``"pcgrad:order=[1, 0]"``), and GradVac's targets are zero.
 
     Raises:
         UnknownNameError: No solver has that name.
@@ -75,6 +75,8 @@ def solve(gramian: np.ndarray, spec: str) -> Solution:
             )
     if "order" in allowed:
         options.setdefault("order", list(range(len(gramian))))
+    if "targets" in allowed:
+        options.setdefault("targets", np.zeros_like(gramian))
     return SOLVERS[name](gramian, **options)
 
 

@@ -38,9 +38,11 @@ class Jacobian(ABC):
         values: The losses, shape (K,), float64 on the CPU.
         parameters: The trainable shared parameters.
         heads: All other leaves of the losses' graph.
+        second: The Jacobian of a second, independent batch, for methods that use one.
     """
 
     engine = "jacobian"
+    second: Jacobian | None = None
 
     def __init__(self, losses: Losses, shared: Shared, *, retain_graph: bool = False) -> None:
         caller = f"jacobian.{self.engine}"
@@ -48,7 +50,7 @@ class Jacobian(ABC):
         self.losses = gathered.tensors
         self.names = gathered.names
         self.values = gathered.values
-        self.parameters: tuple[Tensor, ...] = gather_shared(shared, caller)
+        self.parameters: tuple[Tensor, ...] = self._gather(shared, caller)
         self.retain_graph = retain_graph
         self._heads: tuple[Tensor, ...] | None = None
         self._rows: list[Block] | None = None
@@ -63,7 +65,7 @@ class Jacobian(ABC):
     def heads(self) -> tuple[Tensor, ...]:
         """The leaves of the losses' graph that are not shared."""
         if self._heads is None:
-            self._heads = head_leaves(self.losses, self.parameters)
+            self._heads = self._find_heads()
         return self._heads
 
     def rows(self) -> list[Block]:
@@ -84,14 +86,28 @@ class Jacobian(ABC):
         Accumulated parameter by parameter in float64 (float32 on devices without it), because nearly parallel
         gradients differ only in the last digits of float32.
         """
-        first = self.parameters[0]
-        dtype = torch.float32 if first.device.type == "mps" else torch.float64
-        total = torch.zeros(self.num_tasks, self.num_tasks, dtype=dtype, device=first.device)
-        for block in self.rows():
-            if block is not None:
-                flat = block.reshape(self.num_tasks, -1).to(dtype=dtype)  # (K, n)
-                total += (flat @ flat.T).to(total.device)
-        return total.cpu().double()
+        rows = self.rows()
+        return inner_products(rows, rows, self.num_tasks)
+
+    def cross_gramian(self, other: Jacobian) -> Tensor:
+        """J₁J₂ᵀ, shape (K, K), on the CPU: entry (i, j) is the product of this gradient i and the other's gradient j.
+
+        With the losses of two independent batches it estimates the Gramian of the expected gradients without the
+        bias that the noise of a single batch puts on its diagonal.
+
+        Args:
+            other: The Jacobian of as many losses with respect to the same parameters.
+
+        Raises:
+            EngineError: It is that of other parameters or of another number of losses.
+        """
+        if [id(p) for p in self.parameters] != [id(p) for p in other.parameters] or other.num_tasks != self.num_tasks:
+            raise EngineError(
+                f"jacobian.{self.engine}: the cross-Gramian needs two Jacobians of as many losses with respect to the "
+                f"same parameters, got {self.num_tasks} losses and {len(self.parameters)} parameters beside "
+                f"{other.num_tasks} and {len(other.parameters)}"
+            )
+        return inner_products(self.rows(), other.rows(), self.num_tasks)
 
     def pull(self, weights: Weights) -> list[Block]:
         """Jᵀw, one tensor per shared parameter, None where no loss reaches it.
@@ -126,23 +142,33 @@ class Jacobian(ABC):
 
     def add(self, shared: Sequence[Block], heads: Sequence[Block]) -> None:
         """Add gradients, one per parameter, to ``.grad``; None leaves a parameter alone."""
-        for parameter, gradient in zip((*self.parameters, *self.heads), (*shared, *heads), strict=True):
-            if gradient is not None:
-                gradient = gradient.detach().to(parameter.dtype)
-                # autograd may hand one tensor to several parameters, or an expanded one: .grad must own its memory
-                parameter.grad = gradient.clone() if parameter.grad is None else parameter.grad.add_(gradient)
+        self._add_shared(shared)
+        add_gradients(self.heads, heads)
 
     def check_reach(self) -> None:
         """Raise EngineError unless some loss depends on some shared parameter; the graph is walked once."""
         if self._reached:
             return
-        if not reaches(self.losses, self.parameters):
+        if not self._reaches():
             raise EngineError(
                 f"jacobian.{self.engine}: none of the {self.num_tasks} losses reaches any of the "
                 f"{len(self.parameters)} shared parameters. Is the right module given as shared, and was the "
                 "representation detached?"
             )
         self._reached = True
+
+    def _gather(self, shared: Shared, caller: str) -> tuple[Tensor, ...]:
+        """What the rows are taken with respect to."""
+        return gather_shared(shared, caller)
+
+    def _find_heads(self) -> tuple[Tensor, ...]:
+        return head_leaves(self.losses, self.parameters)
+
+    def _reaches(self) -> bool:
+        return reaches(self.losses, self.parameters)
+
+    def _add_shared(self, gradients: Sequence[Block]) -> None:
+        add_gradients(self.parameters, gradients)
 
     @abstractmethod
     def _differentiate(self) -> list[Block]:
@@ -177,6 +203,15 @@ class Jacobian(ABC):
             raise EngineError(f"jacobian.{self.engine}: {_remedy(str(error))} [torch: {error}]") from error
 
 
+def add_gradients(leaves: Sequence[Tensor], gradients: Sequence[Block]) -> None:
+    """Add gradients, one per leaf, to ``.grad``; None leaves a leaf alone."""
+    for leaf, gradient in zip(leaves, gradients, strict=True):
+        if gradient is not None:
+            gradient = gradient.detach().to(leaf.dtype)
+            # autograd may hand one tensor to several parameters, or an expanded one: .grad must own its memory
+            leaf.grad = gradient.clone() if leaf.grad is None else leaf.grad.add_(gradient)
+
+
 _TORCH_ERRORS = (RuntimeError, NotImplementedError)
 
 _REMEDIES = (
@@ -204,6 +239,19 @@ def _remedy(message: str) -> str:
         if part in message:
             return remedy
     return "the losses could not be differentiated with respect to the shared parameters"
+
+
+def inner_products(left: Sequence[Block], right: Sequence[Block], k: int) -> Tensor:
+    """Σ_p L_p R_pᵀ, shape (K, K), float64 on the CPU (accumulated in float32 where a device has no float64)."""
+    total: Tensor | None = None
+    for a, b in zip(left, right, strict=True):
+        if a is not None and b is not None:
+            dtype = torch.float32 if a.device.type == "mps" else torch.float64
+            flat = a.reshape(k, -1).to(dtype=dtype)  # (K, n)
+            other = flat if b is a else b.reshape(k, -1).to(dtype=dtype)
+            part = flat @ other.T
+            total = part if total is None else total + part.to(total.device)
+    return torch.zeros(k, k, dtype=torch.float64) if total is None else total.cpu().double()
 
 
 def _combined(block: Tensor, weights: Tensor) -> Tensor:

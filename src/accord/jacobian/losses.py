@@ -135,22 +135,63 @@ def gather_shared(shared: Shared, caller: str) -> tuple[Tensor, ...]:
     return unique
 
 
+def gather_features(features: Tensor | Iterable[Tensor], caller: str) -> tuple[Tensor, ...]:
+    """The shared representation: tensors that the losses were computed from, each once.
+
+    Raises:
+        EngineError: There is none, or one carries no gradient, or is computed from another.
+    """
+    found = [features] if isinstance(features, Tensor) else list(features) if isinstance(features, Iterable) else None
+    if not found or not all(isinstance(item, Tensor) for item in found):
+        kind = type(features).__name__
+        raise EngineError(f"{caller}: features is a {kind}; give the shared representation as a tensor or several")
+    unique = tuple({id(item): item for item in found}.values())
+    for item in unique:
+        if not item.requires_grad or item.is_complex():
+            raise EngineError(
+                f"{caller}: features holds a tensor of shape {tuple(item.shape)} that "
+                + (
+                    "is complex"
+                    if item.is_complex()
+                    else "does not require grad: it was detached, or no trained parameter comes before it"
+                )
+            )
+    edges = {_edge(item) for item in unique if not item.is_leaf}
+    leaves = {id(item) for item in unique if item.is_leaf}
+    for item in unique:
+        own = _edge(item)
+        if any((edge in edges and edge != own) or id(_leaf(edge[0])) in leaves for edge in _edges([item])):
+            raise EngineError(
+                f"{caller}: features holds a tensor of shape {tuple(item.shape)} that is computed from another one "
+                "of them; give the last shared tensors alone, or gradients would count twice"
+            )
+    return unique
+
+
 def head_leaves(losses: Sequence[Tensor], shared: Sequence[Tensor]) -> tuple[Tensor, ...]:
-    """The graph's leaves that are not shared: what a plain backward would also write to."""
+    """The graph's leaves that are not shared and not before a shared tensor: what a plain backward also writes to."""
     own = {id(parameter) for parameter in shared}
-    found = {id(leaf): leaf for leaf in map(_leaf, _nodes(losses)) if leaf is not None and id(leaf) not in own}
+    found = {id(leaf): leaf for leaf in map(_leaf, _nodes(losses, shared)) if leaf is not None and id(leaf) not in own}
+    return tuple(found.values())
+
+
+def leaves_before(tensors: Sequence[Tensor]) -> tuple[Tensor, ...]:
+    """The leaves that tensors were computed from, themselves included where they are leaves."""
+    own = [item for item in tensors if item.is_leaf]
+    found = {id(leaf): leaf for leaf in (*own, *map(_leaf, _nodes(tensors))) if leaf is not None}
     return tuple(found.values())
 
 
 def reaches(losses: Sequence[Tensor], shared: Sequence[Tensor]) -> bool:
-    """Whether any loss depends on any shared parameter, as far as the graph tells.
+    """Whether any loss depends on any shared tensor, as far as the graph tells.
 
     Reentrant activation checkpointing hides what is inside it: it may reach anything.
     """
-    own = {id(parameter) for parameter in shared}
-    if any(id(loss) in own for loss in losses):
+    own = {id(parameter) for parameter in shared if parameter.is_leaf}
+    edges = {_edge(tensor) for tensor in shared if not tensor.is_leaf}
+    if any(id(loss) in own or _edge(loss) in edges for loss in losses):
         return True
-    return any(id(_leaf(node)) in own or node.name() == HIDING for node in _nodes(losses))
+    return any(edge in edges or id(_leaf(edge[0])) in own or edge[0].name() == HIDING for edge in _edges(losses))
 
 
 def _leaf(node: Any) -> Tensor | None:
@@ -158,13 +199,32 @@ def _leaf(node: Any) -> Tensor | None:
     return getattr(node, "variable", None)
 
 
-def _nodes(losses: Sequence[Tensor]) -> Iterator[Any]:
-    """The nodes of the losses' graph, depth first, each once."""
+def _edge(tensor: Tensor) -> tuple[Any, int]:
+    """Where a tensor hangs on the graph: the node that made it, and which of its outputs it is."""
+    return tensor.grad_fn, tensor.output_nr
+
+
+def _nodes(tensors: Sequence[Tensor], stop: Sequence[Tensor] = ()) -> Iterator[Any]:
+    """The nodes of the tensors' graph, each once; nothing before the tensors in ``stop``."""
     seen: set[object] = set()
-    todo: list[Any] = [loss.grad_fn for loss in losses]
-    while todo:
-        node = todo.pop()
-        if node is not None and node not in seen:
+    for node, _ in _edges(tensors, stop):
+        if node not in seen:
             seen.add(node)
             yield node
-            todo.extend(following for following, _ in node.next_functions)
+
+
+def _edges(tensors: Sequence[Tensor], stop: Sequence[Tensor] = ()) -> Iterator[tuple[Any, int]]:
+    """The edges of the tensors' graph as (node, output), depth first, each once."""
+    stops = {_edge(tensor) for tensor in stop if not tensor.is_leaf}
+    seen: set[tuple[Any, int]] = set()
+    walked: set[Any] = set()
+    todo = [_edge(tensor) for tensor in tensors]
+    while todo:
+        edge = todo.pop()
+        if edge[0] is None or edge in seen or edge in stops:
+            continue
+        seen.add(edge)
+        yield edge
+        if edge[0] not in walked:
+            walked.add(edge[0])
+            todo.extend(edge[0].next_functions)

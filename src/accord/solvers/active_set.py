@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+MANY = 100  # from so many tasks on the search starts near the minimiser instead of at a vertex
 ROUNDS_PER_TASK = 20  # a bound on the loop alone; about one round per task of the final support is usual
 
 Target = Callable[[np.ndarray], tuple[np.ndarray, bool]]
@@ -45,8 +46,12 @@ def minimise_on_simplex(t: np.ndarray, start: int, target: Target, reduced: Redu
         if float(np.abs(costs).max()) <= tolerance:
             return SimplexPoint(inside, 0)
     u = np.zeros(len(t))
-    u[start] = 1.0 / t[start]
-    support = everything[start : start + 1]
+    support = _pruned(target, everything, inside) if bounded and len(t) >= MANY else everything[:0]
+    if len(support):
+        u[support] = target(support)[0]
+    else:
+        support = everything[start : start + 1]
+        u[start] = 1.0 / t[start]
     best, value = u, np.inf
     for step in range(ROUNDS_PER_TASK * len(t)):
         costs, tolerance, reached = reduced(u)
@@ -60,6 +65,17 @@ def minimise_on_simplex(t: np.ndarray, start: int, target: Target, reduced: Redu
         support = np.append(support, entering)
         u, support = _inner(u, t, support, target)
     return SimplexPoint(best, ROUNDS_PER_TASK * len(t))
+
+
+def _pruned(target: Target, support: np.ndarray, aim: np.ndarray) -> np.ndarray:
+    """A support whose minimiser is positive, from dropping all tasks of non-positive weight at once; maybe empty."""
+    while len(support) and aim.min() <= 0.0:
+        support = support[aim > 0.0]
+        if len(support):
+            aim, bounded = target(support)
+            if not bounded:
+                return support[:0]
+    return support
 
 
 def _inner(u: np.ndarray, t: np.ndarray, support: np.ndarray, target: Target) -> tuple[np.ndarray, np.ndarray]:

@@ -16,6 +16,7 @@ from accord.solvers.solution import Outcome, Solution
 TOLERANCE = 1e-8  # the certificate that counts as solved
 LARGEST_LOG = 340.0  # beyond e^±340 a weight times a norm may leave float64's range: then the outcome is degenerate
 AT_FLOOR = 16.0  # a residual within this factor of the floor is rounding, not a failure
+SMALL_ALPHA = 0.1  # below, it is the power 1/α that takes the digits, not the conflict
 REFINED = 1e-10  # a residual above this is refined in extended precision
 REFINEMENTS = 4
 
@@ -62,8 +63,9 @@ def fairgrad(gramian: ArrayLike, alpha: float = 2.0) -> Solution:
 
         (G w)_i = w_i^(−1/α).
 
-    α = 1 is Nash-MTL. The limits are taken exactly: α = 0 is linear scalarization (w = 1) and α = ∞ the max-min
-    direction, MGDA's, with (Gw)_i = 1 on the tasks that matter. Larger α favours the task that gains least.
+    α = 1 is Nash-MTL. α = 0, where the sum of the utilities is maximised, is linear scalarization (w = 1); the limit
+    α → 0 differs from it where a task is harmed, since every α > 0 harms none. α = ∞ is the max-min direction,
+    MGDA's, with (Gw)_i = 1 on the tasks that matter. Larger α favours the task that gains least.
 
     Args:
         gramian: Shape (K, K), symmetric, positive semidefinite up to rounding.
@@ -121,12 +123,12 @@ def _fair(problem: Cosines, alpha: float, method: str) -> Solution:
         weights = np.exp(exponent.clip(-LARGEST_LOG, LARGEST_LOG)) / problem.norms
         weights, residual = _refined(problem.gramian, weights, alpha)
     if outcome == "solved" and residual > TOLERANCE:
-        if residual <= AT_FLOOR * result.floor:
+        if residual <= AT_FLOOR * result.floor and alpha >= SMALL_ALPHA:
             outcome = "stationary"
             cause = f"the gradients conflict so much that {result.floor:.1e} is as near as float64 gets"
         else:
             outcome = "degenerate"
-            cause = f"alpha = {alpha:g} asks for weights that float64 cannot hold (residual {residual:.1e})"
+            cause = f"alpha = {alpha:g} asks for more than float64 can hold (residual {residual:.1e})"
     return problem.solution(
         method,
         weights,

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-Outcome = Literal["solved", "stationary", "degenerate"]
+Outcome = Literal["solved", "stationary", "degenerate", "approximate"]
 
 
 @dataclass(frozen=True)

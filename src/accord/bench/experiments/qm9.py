@@ -221,14 +221,19 @@ class QM9Trial:
         """Batches for evaluation, made once."""
         return list(self.graphs.batches(chosen[self.graphs.sizes[chosen].argsort(stable=True)], size=256, group=16))
 
-    def _step(self, batch: GraphBatch) -> tuple[list[Tensor], Balance | None]:
-        """One optimiser step; the losses, and what the balancer did."""
+    def _losses(self, batch: GraphBatch) -> dict[str, Tensor]:
+        """The mean squared error of each task."""
         shared = self.model.trunk(batch)  # (B, D)
         losses = {}
         for task in self.tasks:
             column = TARGETS.index(task)
             error = self.model.heads[column](shared)[:, 0] - batch.targets[:, column]
             losses[task] = error.square().mean()
+        return losses
+
+    def _step(self, batch: GraphBatch) -> tuple[list[Tensor], Balance | None]:
+        """One optimiser step; the losses, and what the balancer did."""
+        losses = self._losses(batch)
         self.optimizer.zero_grad()
         if self.balancer is None:
             (loss,) = losses.values()
@@ -237,6 +242,8 @@ class QM9Trial:
         else:
             balance = self.balancer.backward(losses, shared=self.model.trunk)
         self.optimizer.step()
+        if self.balancer is not None:
+            self.balancer.after_step(lambda: self._losses(batch))
         return list(losses.values()), balance
 
     def _evaluate(self) -> dict[str, Any]:

@@ -145,6 +145,8 @@ class _Descent:
         else:
             balance = self.balancer.backward(pair, shared=[self.x])
         self.optimizer.step()
+        if self.balancer is not None:
+            self.balancer.after_step(lambda: losses(self.x))
         self._notes.seconds += time.perf_counter() - begin
         if balance is not None:
             self._steps += 1
