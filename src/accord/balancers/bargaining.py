@@ -118,7 +118,6 @@ class FairGrad(GramianBalancer):
     """
 
     reference = "Ban and Ji, ICML 2024"
-    descent = True
 
     def __init__(
         self,
@@ -135,6 +134,11 @@ class FairGrad(GramianBalancer):
         check_flag(times_k, "times_k", "FairGrad")
         self.alpha = alpha
         self.times_k = times_k
+
+    @property
+    def descent(self) -> bool:  # pyrefly: ignore[bad-override]
+        """Every utility gᵀd = w^(−1/α) is positive, unless α = 0 makes it the plain sum."""
+        return self.alpha > 0
 
     @property
     def homogeneity(self) -> float | None:  # pyrefly: ignore[bad-override]

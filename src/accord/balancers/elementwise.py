@@ -10,10 +10,9 @@ from torch import Tensor
 
 from accord.balancers.base import Decision, Heads
 from accord.balancers.gramian import skip_unless_finite
-from accord.balancers.options import check_choice
+from accord.balancers.options import check_between, check_choice
 from accord.balancers.randomness import Seeded
 from accord.balancers.registry import register
-from accord.errors import OptionError
 from accord.jacobian import Jacobian
 
 SEEDS = 2**62
@@ -51,8 +50,7 @@ class GradDrop(Seeded):
         heads: Heads = "plain",
     ) -> None:
         super().__init__(tasks)
-        if not (isinstance(leak, (int, float)) and 0 <= leak <= 1):
-            raise OptionError(f"GradDrop: leak = {leak!r} is not between 0 and 1")
+        check_between(leak, "leak", "GradDrop", 0.0, 1.0)
         check_choice(reduction, ("sum", "mean"), "reduction", "GradDrop")
         check_choice(heads, ("plain",), "heads", "GradDrop")
         self.leak = leak

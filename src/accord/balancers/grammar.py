@@ -40,7 +40,7 @@ def parse_spec(text: str) -> tuple[str, dict[str, Any]]:
 
 def format_spec(name: str, options: Mapping[str, Any]) -> str:
     """The canonical spec string: options in alphabetical order; ``parse_spec`` reads it back."""
-    items = (f"{k}={v if isinstance(v, str) and ',' not in v else repr(v)}" for k, v in sorted(options.items()))
+    items = (f"{k}={v if _is_word(v) else repr(v)}" for k, v in sorted(options.items()))
     return f"{name}:{','.join(items)}" if options else name
 
 
@@ -54,11 +54,16 @@ def suggest(name: str, known: Iterable[str], *, listing: bool = True) -> str:
 
 
 def _split(text: str) -> list[str]:
-    """Split at commas outside brackets and quotes."""
-    items, depth, start, quote = [], 0, 0, ""
+    """Split at commas outside brackets and quotes.
+
+    Raises:
+        OptionError: A quote or a bracket is not closed.
+    """
+    items, depth, start, quote, escaped = [], 0, 0, "", False
     for i, char in enumerate(text):
         if quote:
-            quote = "" if char == quote else quote
+            quote = "" if char == quote and not escaped else quote
+            escaped = char == "\\" and not escaped
         elif char in "'\"":
             quote = char
         else:
@@ -66,6 +71,9 @@ def _split(text: str) -> list[str]:
         if char == "," and depth == 0 and not quote:
             items.append(text[start:i])
             start = i + 1
+    if quote or depth:
+        what = "quote" if quote else "bracket"
+        raise OptionError(f"method spec …{text!r}: a {what} is not closed, or closed without being opened")
     return [*items, text[start:]]
 
 
@@ -75,3 +83,13 @@ def _literal(text: str) -> Any:
         return ast.literal_eval(text)
     except (ValueError, SyntaxError):
         return WORDS.get(text.lower(), text)
+
+
+def _is_word(value: Any) -> bool:
+    """Whether a value is a string that reads back as itself without quotes."""
+    return (
+        isinstance(value, str)
+        and not set(value) & set(" \t\n,'\"\\()[]{}")
+        and value != ""
+        and _literal(value) is value
+    )

@@ -15,6 +15,8 @@ from accord.balancers.registry import register
 from accord.errors import OptionError
 from accord.solvers import Solution
 
+SMALLEST = -300.0  # logarithm of the least normalised norm beside the largest: its square is still a number
+
 
 @register("mgda")
 class MGDA(GramianBalancer):
@@ -63,14 +65,18 @@ class MGDA(GramianBalancer):
 
     def weigh(self, gramian: np.ndarray, values: np.ndarray) -> Solution:
         """``accord.solvers.mgda`` on the normalised gradients."""
-        scale = np.ones(len(values))
+        if self.normalization == "none":
+            return times_k(self.solve(gramian), self.times_k)
+        norms = np.sqrt(np.diagonal(gramian))
+        live = norms > 0.0
+        norms = np.where(live, norms, 1.0)
+        sizes = np.zeros(len(values)) if self.normalization in ("l2", "loss+") else np.log(norms)
         if self.normalization in ("loss", "loss+"):
-            scale = require_positive(values, self.tasks, "MGDA", f"normalization={self.normalization!r} divides by it")
-        if self.normalization in ("l2", "loss+"):
-            norms = np.sqrt(np.diagonal(gramian))
-            scale = scale * np.where(norms > 0.0, norms, 1.0)
-        scale = scale / scale.max()
-        return times_k(self.solve(gramian / scale / scale[:, None]), self.times_k)
+            why = f"normalization={self.normalization!r} divides by it"
+            sizes = sizes - np.log(require_positive(values, self.tasks, "MGDA", why))
+        largest = sizes[live].max() if live.any() else 0.0
+        sizes = np.where(live, np.exp(np.clip(sizes - largest, SMALLEST, 0.0)), 0.0)
+        return times_k(self.solve(gramian / norms / norms[:, None] * sizes * sizes[:, None]), self.times_k)
 
     def solve(self, gramian: np.ndarray) -> Solution:
         """``accord.solvers.mgda``."""

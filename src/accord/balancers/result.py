@@ -86,7 +86,8 @@ def clip_factor(decision: Decision, shared: Sequence[Tensor | None] | None) -> f
         w = torch.from_numpy(decision.weights)
         norm = float((w @ decision.gramian @ w).clamp(min=0).sqrt())
     elif shared is not None:
-        norms = [block.to(torch.promote_types(block.dtype, torch.float32)).norm() for block in shared if block is not None]
+        blocks = [block for block in shared if block is not None]
+        norms = [block.to(torch.promote_types(block.dtype, torch.float32)).norm() for block in blocks]
         norm = float(torch.stack(norms).norm())
     else:
         return 1.0

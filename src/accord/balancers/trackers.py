@@ -189,6 +189,7 @@ class DBMTL(RowTracker):
         check_number(beta_sigma, "beta_sigma", "DBMTL", "it is 0 for a constant", least=0.0)
         self.beta = beta
         self.beta_sigma = beta_sigma
+        self.heads: Heads = "plain"
         self._head_weights: np.ndarray | None = None
 
     @property

@@ -7,16 +7,23 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import ArrayLike
 
-from accord.solvers.certificates import fair_residual, residual_of_fair
+from accord.solvers.certificates import residual_of_fair
 from accord.solvers.minnorm import mgda
 from accord.solvers.newton import minimise_fair
-from accord.solvers.scaling import Cosines, all_zero, check_number, check_semidefinite, cosines_of
+from accord.solvers.scaling import (
+    EPS,
+    Cosines,
+    all_zero,
+    check_number,
+    check_semidefinite,
+    cosines_of,
+    nearly_stationary,
+)
 from accord.solvers.solution import Outcome, Solution
 
 TOLERANCE = 1e-8  # the certificate that counts as solved
 LARGEST_LOG = 340.0  # beyond e^±340 a weight times a norm may leave float64's range: then the outcome is degenerate
 AT_FLOOR = 16.0  # a residual within this factor of the floor is rounding, not a failure
-SMALL_ALPHA = 0.1  # below, it is the power 1/α that takes the digits, not the conflict
 REFINED = 1e-10  # a residual above this is refined in extended precision
 REFINEMENTS = 4
 
@@ -95,7 +102,7 @@ def fairgrad(gramian: ArrayLike, alpha: float = 2.0) -> Solution:
         live = np.ones(len(problem.rows))
         return problem.solution("fairgrad", live, residual=0.0, floor=0.0, outcome="solved")
     if np.isinf(alpha):
-        return _max_min(gramian)
+        return _max_min(problem, gramian)
     return _fair(problem, float(alpha), "fairgrad")
 
 
@@ -123,9 +130,12 @@ def _fair(problem: Cosines, alpha: float, method: str) -> Solution:
         weights = np.exp(exponent.clip(-LARGEST_LOG, LARGEST_LOG)) / problem.norms
         weights, residual = _refined(problem.gramian, weights, alpha)
     if outcome == "solved" and residual > TOLERANCE:
-        if residual <= AT_FLOOR * result.floor and alpha >= SMALL_ALPHA:
+        if residual <= AT_FLOOR * result.floor and nearly_stationary(problem.cosines, weights * problem.norms):
             outcome = "stationary"
             cause = f"the gradients conflict so much that {result.floor:.1e} is as near as float64 gets"
+        elif residual <= AT_FLOOR * result.floor:
+            outcome = "degenerate"
+            cause = f"alpha = {alpha:g} and the norms' spread let float64 come no nearer than {result.floor:.1e}"
         else:
             outcome = "degenerate"
             cause = f"alpha = {alpha:g} asks for more than float64 can hold (residual {residual:.1e})"
@@ -168,22 +178,46 @@ def _refined(gramian: np.ndarray, weights: np.ndarray, alpha: float) -> tuple[np
     return best, least
 
 
-def _max_min(gramian: ArrayLike) -> Solution:
+def _max_min(problem: Cosines, gramian: ArrayLike) -> Solution:
     """α = ∞: w ≥ 0 with (Gw)_i ≥ 1, equal to 1 where w_i > 0, is MGDA's point x over its squared norm."""
     point = mgda(gramian)
-    g = np.asarray(gramian, np.float64)
-    square = float(point.weights @ g @ point.weights)
-    if point.outcome != "solved" or square <= 0.0:
+    x = point.weights[problem.rows] * problem.norms  # of the unit gradients
+    square = float(x @ problem.cosines @ x)
+    if point.outcome == "stationary" or square <= 0.0:
         return replace(point, method="fairgrad")
-    weights = point.weights / square
-    residual = fair_residual(g, weights, np.inf)
-    fine = residual <= TOLERANCE
-    cause = point.cause if fine else f"the gradients conflict so much that {point.floor:.1e} is as near as float64 gets"
-    return replace(
-        point,
-        method="fairgrad",
-        weights=weights,
-        residual=residual,
-        outcome="solved" if fine else "stationary",
-        cause=cause,
+    weights = _equalised(problem.gramian, x / problem.norms / square)
+    supply = problem.gramian @ weights
+    short = 1.0 - supply
+    residual = float(np.where(weights > 0, np.abs(short), np.maximum(short, 0.0)).max())
+    floor = len(weights) * EPS * float((np.abs(problem.gramian) @ weights).max())
+    outcome: Outcome = "solved"
+    cause = point.cause if point.outcome == "degenerate" else ""
+    if residual > TOLERANCE:
+        near = nearly_stationary(problem.cosines, x)
+        outcome = "stationary" if near else "degenerate"
+        cause = f"the {'conflict' if near else 'spread of the norms'} lets float64 come no nearer than {floor:.1e}"
+    return problem.solution(
+        "fairgrad", weights, residual=residual, floor=floor, outcome=outcome, cause=cause, steps=point.steps
     )
+
+
+def _equalised(gramian: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Newton steps on (Gw)_i = 1 on the support, with the residual in extended precision; weights stay positive."""
+    support = np.flatnonzero(weights > 0.0)
+    g = gramian[np.ix_(support, support)]
+    norms = np.sqrt(np.diagonal(g))
+    exact, w = g.astype(np.longdouble), weights[support].astype(np.longdouble)
+    cosines = g / norms / norms[:, None]
+    for _ in range(REFINEMENTS):
+        gap = (1.0 - exact @ w).astype(np.float64)
+        try:
+            step = np.linalg.solve(cosines, gap / norms) / norms
+        except np.linalg.LinAlgError:
+            break
+        if not (w + step > 0.0).all():
+            break
+        w = w + step
+    refined = np.zeros(len(weights))
+    refined[support] = w.astype(np.float64)
+    better = np.abs(gramian[support] @ refined - 1.0).max() < np.abs(gramian[support] @ weights - 1.0).max()
+    return refined if better else weights

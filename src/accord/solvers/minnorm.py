@@ -18,6 +18,7 @@ from accord.solvers.scaling import (
     check_number,
     check_semidefinite,
     cosines_of,
+    nearly_stationary,
     symmetrised,
 )
 from accord.solvers.solution import Outcome, Solution
@@ -77,7 +78,8 @@ def mgda(gramian: ArrayLike) -> Solution:
     check_semidefinite(square, float(x @ supply), "mgda")
     vanishing = square <= VANISHING * len(x) * EPS * float(x @ supply)
     floor = len(x) * EPS * float(supply.max()) / square if square > 0.0 else np.inf
-    return _finished(problem, "mgda", x, (mgda_gap(scaled, x), floor), vanishing, point.steps)
+    near = nearly_stationary(problem.cosines, x * norms)
+    return _finished(problem, "mgda", x, (mgda_gap(scaled, x), floor), vanishing, near, point.steps)
 
 
 def cagrad(gramian: ArrayLike, c: float = 0.4, rescale: int = 0) -> Solution:
@@ -125,9 +127,11 @@ def cagrad(gramian: ArrayLike, c: float = 0.4, rescale: int = 0) -> Solution:
     divisor = {0: 1.0, 1: 1.0 + c * c, 2: 1.0 + c}[rescale]
     norms = problem.norms / problem.norms.max()
     scaled = norms[:, None] * problem.cosines * norms
-    mean = problem.cosines @ norms * norms / k  # (K',): g_iᵀg0, where zero rows count in the mean
-    check_semidefinite(float(scaled.sum()), float(np.abs(scaled).sum()), "cagrad")
-    square = max(0.0, float(mean.sum()) / k)
+    largest = problem.norms.max()
+    sums = (problem.gramian / largest / largest).astype(np.longdouble).sum(axis=1)  # conflict cancels most digits here
+    mean = (sums / k).astype(np.float64)  # (K',): g_iᵀg0, where zero rows count in the mean
+    check_semidefinite(float(sums.sum()), float(np.abs(scaled).sum()), "cagrad")
+    square = max(0.0, float(sums.sum() / k / k))
     radius = c * float(np.sqrt(square))
     if square <= NO_MEAN * float(np.abs(scaled).sum()) / k**2:
         weights = np.full(live, 1.0 / k / divisor)
@@ -136,13 +140,14 @@ def cagrad(gramian: ArrayLike, c: float = 0.4, rescale: int = 0) -> Solution:
     if radius == 0.0:
         weights = np.full(live, 1.0 / k / divisor)
         return problem.solution("cagrad", weights, residual=0.0, floor=0.0, outcome="solved")
-    found = _at_radius(problem.cosines, norms, mean, radius)
+    found = _at_radius(problem, norms, mean, radius)
     if found.vanishing:
         return _beside_stationary(problem, norms, mean, radius, divisor)
     size = abs(float(found.x @ mean)) + radius * found.length
     floor = live * EPS * float((np.abs(scaled) @ found.weights).max()) / size
     gap = gap_of_cagrad(scaled, found.x, mean, radius)
-    return _finished(problem, "cagrad", found.weights / divisor, (gap, floor), False, found.steps)
+    near = nearly_stationary(problem.cosines, found.x * norms)
+    return _finished(problem, "cagrad", found.weights / divisor, (gap, floor), False, near, found.steps)
 
 
 class _Averse(NamedTuple):
@@ -155,8 +160,9 @@ class _Averse(NamedTuple):
     steps: int
 
 
-def _at_radius(cosines: np.ndarray, norms: np.ndarray, mean: np.ndarray, radius: float) -> _Averse:
-    """Solve the dual at a radius; ``mean`` holds g_iᵀg0, from which 1/K follows."""
+def _at_radius(problem: Cosines, norms: np.ndarray, mean: np.ndarray, radius: float) -> _Averse:
+    """Solve the dual at a radius; ``mean`` holds g_iᵀg0."""
+    cosines = problem.cosines
     t = norms.min() / norms
     scaled = norms[:, None] * cosines * norms
     point = _conflict_averse(cosines, t, mean / norms * norms.min(), radius * norms.min())
@@ -166,8 +172,7 @@ def _at_radius(cosines: np.ndarray, norms: np.ndarray, mean: np.ndarray, radius:
     check_semidefinite(square, terms, "cagrad")
     vanishing = square <= VANISHING * len(x) * EPS * terms
     length = float(np.sqrt(max(0.0, square)))
-    share = float(mean.sum() / scaled.sum())  # 1/K, zero rows counted in K
-    weights = np.full(len(x), share) + (0.0 if vanishing else radius / length) * x
+    weights = np.full(len(x), 1.0 / problem.num_tasks) + (0.0 if vanishing else radius / length) * x
     return _Averse(x, length, vanishing, weights, point.steps)
 
 
@@ -181,17 +186,17 @@ def _beside_stationary(
     """
     scaled = norms[:, None] * problem.cosines * norms
     low, high, steps = 0.0, radius, 0
-    weights = np.full(len(norms), float(mean.sum() / scaled.sum()))
+    weights = np.full(len(norms), 1.0 / problem.num_tasks)
     for _ in range(BISECTIONS):
         middle = 0.5 * (low + high)
-        found = _at_radius(problem.cosines, norms, mean, middle)
+        found = _at_radius(problem, norms, mean, middle)
         steps += found.steps
         if found.vanishing or gap_of_cagrad(scaled, found.x, mean, middle) > SOUND:
             high = middle
         else:
             low, weights = middle, found.weights
     gains = scaled @ weights / norms
-    size = float(np.sqrt(max(0.0, mean.sum() * float(mean.sum() / scaled.sum()))))  # ‖g0‖
+    size = float(np.sqrt(max(0.0, float(mean.sum()) / problem.num_tasks)))  # ‖g0‖
     residual = max(0.0, -float(gains.min())) / size
     cause = "a convex combination of the gradients vanishes to within rounding: no task can gain without another's loss"
     return problem.solution(
@@ -286,9 +291,10 @@ def _finished(
     weights: np.ndarray,
     certificate: tuple[float, float],
     vanishing: bool,
+    near: bool,
     steps: int,
 ) -> Solution:
-    """Name the outcome from the certificate (gap, floor) and from whether the convex combination vanishes."""
+    """Name the outcome from the certificate (gap, floor) and from whether the convex combination (nearly) vanishes."""
     gap, floor = certificate
     outcome: Outcome = "solved"
     cause = ""
@@ -297,6 +303,7 @@ def _finished(
     elif gap > max(TOLERANCE[method], AT_FLOOR * floor):
         outcome, cause = "degenerate", f"the optimality gap is {gap:.1e} where rounding allows {floor:.1e}"
     elif gap > TOLERANCE[method]:
-        outcome = "stationary" if floor > FEW_DIGITS else "solved"
+        fine = method == "mgda" and floor <= FEW_DIGITS
+        outcome = "solved" if fine else "stationary" if near else "degenerate"
         cause = f"the norms' spread and the conflict allow no smaller gap than {floor:.1e} in float64"
     return problem.solution(method, weights, residual=gap, floor=floor, outcome=outcome, cause=cause, steps=steps)

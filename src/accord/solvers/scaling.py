@@ -20,6 +20,7 @@ EPS = float(np.finfo(np.float64).eps)
 SYMMETRY_TOLERANCE = 1e-4  # of sqrt(G_ii G_jj): rows in float32 or bfloat16 leave that much and no more
 NOTHING = 1e-140  # relative size of what may stand beside a zero on the diagonal
 VANISHING = 16.0  # xᵀCx within this many times K·eps·xᵀ|C|x is zero to within rounding
+NEARLY = 5e-3  # a convex combination of the unit gradients no longer than this is nearly zero
 SMALLEST_SQUARE = 1e-290  # a squared norm below this is zero: its reciprocal no longer has full precision
 
 
@@ -127,6 +128,15 @@ def check_semidefinite(square: float, size: float, caller: str) -> None:
         raise ShapeError(
             f"{caller}: the matrix is not positive semidefinite (xᵀGx < 0 for some x), so it is no Gramian J @ J.T"
         )
+
+
+def nearly_stationary(cosines: np.ndarray, u: np.ndarray) -> bool:
+    """Whether the convex combination of the unit gradients with weights along u ≥ 0 is nearly zero."""
+    total = float(u.sum())
+    if not (np.isfinite(total) and total > 0.0):
+        return False
+    shares = u / total
+    return float(shares @ cosines @ shares) <= NEARLY**2
 
 
 def check_number(value: object, name: str, caller: str, hint: str) -> None:

@@ -15,7 +15,7 @@ from accord.testing.contract import TASKS, Row, check
 from accord.testing.expect import refused, require, same, same_state
 from accord.testing.problems import Net, backward, gradients, train, trained
 
-BAD_TASKS: tuple[object, ...] = (0, -1, [], ["a", "a"], "abc", 2.5, True, None)
+BAD_TASKS: tuple[Any, ...] = (0, -1, [], ["a", "a"], "abc", 2.5, True, None)
 
 
 @check

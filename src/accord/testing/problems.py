@@ -145,6 +145,19 @@ def task_gradients(losses: Iterable[Tensor], leaves: Iterable[Tensor], *, keep: 
     return torch.stack(rows)
 
 
+def head_factors(net: Net, step: int) -> Tensor:
+    """By how much each head's ``.grad`` is its own task's gradient, shape (K,)."""
+    losses = net.losses(step).values()
+    own = [task_gradients([loss], head.parameters())[0] for loss, head in zip(losses, net.heads, strict=True)]
+    found = [flat(head) for head in net.heads]
+    return torch.stack([a @ b / (b @ b) for a, b in zip(found, own, strict=True)])
+
+
+def flat(module: nn.Module) -> Tensor:
+    """All ``.grad`` in one float64 vector."""
+    return torch.cat([p.grad.flatten() for p in module.parameters() if p.grad is not None]).double()
+
+
 def saved(*modules: nn.Module) -> bytes:
     """All modules' ``state_dict`` as a file."""
     buffer = io.BytesIO()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import random
 
 import numpy as np
@@ -28,8 +29,13 @@ def declarations(row: Row) -> None:
     power = balancer.homogeneity
     require(power is None or isinstance(power, (int, float)), f"homogeneity = {power!r} is neither a number nor None")
     require(getattr(balancer, "heads", "plain") in ("plain", "weighted"), "heads is neither 'plain' nor 'weighted'")
-    for option in row.options:
-        require(hasattr(balancer, option), f"the option {option!r} is not stored under its own name")
+    for name in ("method", "reference", "cost"):
+        require(isinstance(getattr(balancer, name), str), f"{name} = {getattr(balancer, name)!r} is no text")
+    parameters = list(inspect.signature(row.cls).parameters.values())
+    require(parameters and parameters[0].name == "tasks", "the first parameter is not tasks")
+    for option in parameters[1:]:
+        require(option.default is not option.empty, f"the option {option.name!r} has no default")
+        require(hasattr(balancer, option.name), f"the option {option.name!r} is not stored under its own name")
 
 
 @check
