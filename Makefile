@@ -15,7 +15,7 @@ ifneq ($(shell $(BIN)/python -c "import os, sys; print(os.path.realpath(sys.pref
 .PHONY: $(STAMP)
 endif
 
-.PHONY: run test slow lint format bench toy clean
+.PHONY: run test slow lint format bench toy docs clean
 
 run: $(STAMP)
 	$(BIN)/accord run qm9 --preset $(PRESET) --jobs $(JOBS) --store $(STORE)
@@ -43,6 +43,14 @@ bench: $(STAMP)
 
 toy: $(STAMP)
 	$(BIN)/accord run toy --preset laptop --jobs $(JOBS) --store $(STORE)
+
+docs: $(VENV)/.docs
+	$(BIN)/python -m sphinx -W --keep-going -q -d docs/_build/doctrees docs docs/_build/html
+	@echo "docs/_build/html/index.html"
+
+$(VENV)/.docs: $(STAMP)
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[docs]"
+	touch $(VENV)/.docs
 
 $(STAMP): pyproject.toml constraints.txt
 	@$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 11))" || \

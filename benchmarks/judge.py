@@ -206,17 +206,17 @@ def conflict(a: Answer) -> Certificate:
 def cone(a: Answer, wish: np.ndarray) -> Certificate:
     """Projection of Σ wish_k g_k on the dual cone: w ≥ wish, no task hurt, and no push where a task gains.
 
-    Relative to the length of what is projected; ``wish`` (K',) is for the tasks that have a gradient.
+    For each task the push w − wish or the gain is zero: the lesser of the two is what is wrong. Relative to the length of what is projected; ``wish`` (K',) is for the tasks that have a gradient.
     """
     aim = np.asarray(wish, LONG) * a.norms
     push = a.unit_weights - aim
     terms = np.abs(aim) @ np.abs(a.cosines) @ np.abs(aim)
     length = np.sqrt(np.maximum(aim @ a.cosines @ aim, a.rounding * terms)) or LONG(1)
-    gains, rough, out = a.products / length, a.rough / length, np.maximum(push, 0) / length
+    gains, rough = a.products / length, a.rough / length
     parts = (
         _certificate(-push / length, a.rounding * np.abs(aim) / length),
         _certificate(-gains, rough),
-        _certificate(out * np.maximum(gains, 0), out * rough),
+        _certificate(np.minimum(push / length, gains), rough),
     )
     return _worst(*parts)
 

@@ -6,7 +6,8 @@ The Gramians are those of Jacobians (K, 100,000): "alike" has independent gradie
 norms over 10^±1 and a common component, as losses in different units give. Both sides are handed the Gramian's
 Cholesky factor (K, K) in float32 as the Jacobian, so that the product JJᵀ, the same for both, is next to nothing.
 TorchJD's Nash-MTL runs cvxpy with ECOS, warm-started from its last call, with its default of up to 20 iterations. The
-sides take turns in blocks of ten Jacobians, and CPU time is measured.
+sides take turns in blocks of ten Jacobians, and CPU time is measured. TorchJD's UPGrad and DualProj need
+`torchjd[quadprog_projector]`, which is not among this project's packages (quadprog is under the GPL).
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import argparse
 import itertools
 import statistics
 import warnings
+from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -29,6 +31,14 @@ WIDTH = 100_000
 BLOCK = 10  # Jacobians in a timed block, so that neither side runs on the other's caches
 
 
+def _projecting(aggregator: Callable[[], object]) -> object | None:
+    """TorchJD's aggregator, or None where the packages of its projector are missing."""
+    try:
+        return aggregator()
+    except ImportError:
+        return None
+
+
 def cases(k: int) -> dict[str, tuple[object, object]]:
     """Method to (ours on a Gramian, TorchJD's on a Jacobian)."""
     return {
@@ -37,7 +47,11 @@ def cases(k: int) -> dict[str, tuple[object, object]]:
         "fairgrad α=2": (lambda g: solvers.fairgrad(g, 2.0), aggregation.FairGrad(alpha=2.0)),
         "mgda": (solvers.mgda, aggregation.MGDA()),
         "cagrad": (lambda g: solvers.cagrad(g, 0.4), aggregation.CAGrad(c=0.4)),
+        "upgrad": (solvers.upgrad, _projecting(aggregation.UPGrad)),
+        "dualproj": (solvers.dualproj, _projecting(aggregation.DualProj)),
         "imtl-g": (solvers.imtl_g, aggregation.IMTLG()),
+        "aligned-mtl": (solvers.aligned_mtl, aggregation.AlignedMTL()),
+        "config": (solvers.config, aggregation.ConFIG()),
         "pcgrad": (lambda g: solvers.pcgrad(g, generator=np.random.default_rng(0)), aggregation.PCGrad()),
     }
 
@@ -74,15 +88,15 @@ def main() -> None:
                 for j in jacobians:
                     theirs(j)
 
-            seconds = interleaved({"ours": call, "theirs": peer}, rounds, warmup=1)
-            a, b = seconds["ours"], seconds["theirs"]
+            seconds = interleaved({"ours": call, **({"theirs": peer} if theirs else {})}, rounds, warmup=1)
+            a, b = seconds["ours"], seconds.get("theirs")
             table.add_row(
                 kind,
                 name,
                 str(k),
                 f"{1e3 * statistics.median(a) / BLOCK:.3f}",
-                f"{1e3 * statistics.median(b) / BLOCK:.2f}",
-                f"{ratio(b, a):.0f}",
+                f"{1e3 * statistics.median(b) / BLOCK:.2f}" if b else "not installed",
+                f"{ratio(b, a):.1f}" if b else "",
             )
         table.add_section()
     console.print(table)

@@ -158,11 +158,12 @@ class _Projected(NamedTuple):
 def _project(cosines: np.ndarray, wishes: np.ndarray, sizes: np.ndarray, caller: str) -> _Projected:
     """Project wishes (N, K') times sizes (N,); the kernel sees them without, as its tolerances expect."""
     linear = wishes @ cosines
-    found = _tried(NonNegative(cosines), linear, wishes, sizes, 0.0)
+    kernel = NonNegative(cosines)
+    found = _tried(kernel, linear, wishes, sizes, 0.0)
     total = sizes @ wishes + found.slack.sum(axis=0)
     check_semidefinite(float(total @ cosines @ total), float(total @ np.abs(cosines) @ total), caller)
     if found.residual > TOLERANCE:
-        least = float(np.linalg.eigvalsh(cosines)[0])
+        least = float(kernel.spectrum[0])
         if least < -INDEFINITE * len(cosines) * EPS:
             convex = _tried(NonNegative(cosines, -CONVEX * least), linear, wishes, sizes, least)
             found = convex if convex.residual < found.residual else found._replace(least=least)

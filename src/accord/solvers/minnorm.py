@@ -302,7 +302,7 @@ def _finished(
         outcome, cause = "stationary", "a convex combination of the gradients vanishes to within rounding"
     elif gap > max(TOLERANCE[method], AT_FLOOR * floor):
         outcome, cause = "degenerate", f"the optimality gap is {gap:.1e} where rounding allows {floor:.1e}"
-    elif gap > TOLERANCE[method]:
+    elif gap > TOLERANCE[method] or floor > FEW_DIGITS:
         fine = method == "mgda" and floor <= FEW_DIGITS
         outcome = "solved" if fine else "stationary" if near else "degenerate"
         cause = f"the norms' spread and the conflict allow no smaller gap than {floor:.1e} in float64"

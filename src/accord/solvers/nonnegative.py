@@ -7,6 +7,8 @@ making progress is handed to an active-set descent, whose objective falls at eve
 
 from __future__ import annotations
 
+from functools import cached_property
+
 import numpy as np
 
 from accord.solvers.scaling import EPS
@@ -43,6 +45,11 @@ class NonNegative:
         self.matrix.flat[:: len(c) + 1] += self.ridge
         self.inverse: np.ndarray | None = None
 
+    @cached_property
+    def spectrum(self) -> np.ndarray:
+        """The eigenvalues of C, ascending, shape (K,)."""
+        return np.linalg.eigvalsh(self.c)
+
     def minimise(self, h: np.ndarray) -> tuple[np.ndarray, int]:
         """The minimisers, shape (N, K), for each row of h, shape (N, K), and how many rounds it took."""
         x = np.zeros_like(h)
@@ -52,13 +59,14 @@ class NonNegative:
         right = h[todo]
         passive = right < 0.0
         if len(todo) > 1 and len(self.c) > MANY:
-            values = np.linalg.eigvalsh(self.c)
-            self.inverse = np.linalg.inv(self.matrix) if values[0] > INVERTIBLE else None
-            passive = self._guess(right, passive, float(values[-1]))
+            self.inverse = np.linalg.inv(self.matrix) if self.spectrum[0] > INVERTIBLE else None
+            passive = self._guess(right, passive)
         found, rounds, stuck = self._pivot(right, passive)
-        for i in stuck.tolist():
-            found[i], steps = self._descend(right[i], np.maximum(found[i], 0.0))
-            rounds += steps
+        found = np.maximum(found, 0.0)
+        if len(stuck) and self.spectrum[0] + self.ridge > 0.0:
+            for i in stuck.tolist():
+                found[i], steps = self._descend(right[i], found[i])
+                rounds += steps
         large = np.flatnonzero(found.max(axis=1) > LARGE)
         if len(large):
             found[large] = self._polished(right[large], found[large])
@@ -137,12 +145,12 @@ class NonNegative:
     def _value(self, h: np.ndarray, x: np.ndarray) -> float:
         return float(x @ (0.5 * (self.matrix @ x) + h))
 
-    def _guess(self, h: np.ndarray, passive: np.ndarray, largest: float) -> np.ndarray:
+    def _guess(self, h: np.ndarray, passive: np.ndarray) -> np.ndarray:
         """Which entries are positive at the minimum, shape (N, K), by accelerated projected gradient steps.
 
         Each is one product of matrices for all problems, in single precision, and restarts where it overshoots.
         """
-        c, h, pace = self.c.astype(np.float32), h.astype(np.float32), np.float32(1.0 / largest)
+        c, h, pace = self.c.astype(np.float32), h.astype(np.float32), np.float32(1.0 / self.spectrum[-1])
         x = ahead = np.zeros_like(h)
         t = 1.0
         for step in range(1, GRADIENT_STEPS + 1):
