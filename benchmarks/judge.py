@@ -206,7 +206,8 @@ def conflict(a: Answer) -> Certificate:
 def cone(a: Answer, wish: np.ndarray) -> Certificate:
     """Projection of Σ wish_k g_k on the dual cone: w ≥ wish, no task hurt, and no push where a task gains.
 
-    For each task the push w − wish or the gain is zero: the lesser of the two is what is wrong. Relative to the length of what is projected; ``wish`` (K',) is for the tasks that have a gradient.
+    For each task the push w − wish or the gain is zero, so that the lesser of the two is an error. All is relative to
+    the length of what is projected; ``wish`` (K',) is for the tasks that have a gradient.
     """
     aim = np.asarray(wish, LONG) * a.norms
     push = a.unit_weights - aim

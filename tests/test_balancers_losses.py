@@ -125,6 +125,13 @@ def test_the_scalar_entry_is_the_scalarization_and_has_its_gradients(balancer, f
     assert_same_grads(net, other)
 
 
+def test_the_scalar_of_stch_is_relative_to_the_mean_of_its_warm_up():
+    balancer, twin = accord.STCH(3, mu=0.4, warmup=2), SlowSTCH(3, 0.4, 2)
+    for step in range(4):
+        losses = Net().losses(step)
+        assert float(balancer(losses).detach()) == pytest.approx(float(twin(losses).detach()), rel=1e-12)
+
+
 def test_the_scalar_entry_of_gls_has_the_same_gradients():
     net, other = Net(), Net()
     accord.GLS(3)(net.losses()).backward()
