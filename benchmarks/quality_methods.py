@@ -47,10 +47,14 @@ class Method:
 
 
 def methods(labels: list[str] | None = None) -> dict[str, Method]:
-    """All of them by label, or those whose label begins with one of ``labels``."""
-    found = [*_fair(), *_hull(), *_surgery(), *_cone(), *_spectral()]
-    chosen = [m for m in found if labels is None or any(m.label.startswith(name) for name in labels)]
-    return {m.label: m for m in chosen}
+    """All of them by label, or those that ``labels`` name: a whole label, else what labels begin with."""
+    found = {m.label: m for m in [*_fair(), *_hull(), *_surgery(), *_cone(), *_spectral()]}
+    if labels is None:
+        return found
+    chosen = [
+        label for name in labels for label in found if label == name or (name not in found and label.startswith(name))
+    ]
+    return {label: found[label] for label in found if label in chosen}
 
 
 def orders(k: int) -> np.ndarray:

@@ -104,6 +104,19 @@ def test_nash_by_ccp_is_its_solver_started_from_the_last_weights(first_term, ccp
     assert start[0] is not None
 
 
+def test_the_first_term_of_ccp_makes_a_difference_when_the_start_is_a_good_one():
+    found = []
+    for first_term in (True, False):
+        balancer, start = accord.NashMTL(3, solver="ccp", ccp_steps=2, first_term=first_term), None
+        for step in range(4):
+            net = Net()
+            g = rows_of(net.losses(step), net.shared).numpy()
+            start = solvers.nash_ccp(g @ g.T, start, 2, first_term).weights
+            found.append(balancer.backward(net.losses(step), net.trunk).weights)
+            np.testing.assert_allclose(found[-1], start, rtol=1e-6)
+    assert not torch.allclose(found[1], found[5], rtol=0.1)
+
+
 def test_ccp_tells_how_near_it_came_and_more_programs_come_nearer():
     net = Net()
     g = rows_of(net.losses(), net.shared).numpy()

@@ -37,7 +37,7 @@ SOLVED = {
 }
 STATEFUL = ["pcgrad", "gradvac", "modo", "sdmgrad", "gradnorm", "imtl", "alpha-fair:of=nash-mtl", "db-mtl:beta=0"]
 ROWS = ["graddrop", "moco", "db-mtl"]
-ALL = [*SOLVED, *STATEFUL, "cr-mogm", *ROWS, "ls", "si", "uw", "rlw", "famo:max_norm=1.0", "nash-mtl:max_norm=0.5"]
+ALL = [*SOLVED, *STATEFUL, "cr-mogm", *ROWS, "ls", "si", "uw", "rlw", "famo:max_norm=0.01", "nash-mtl:max_norm=0.5"]
 
 
 @pytest.mark.parametrize("engine", ENGINES)

@@ -39,7 +39,8 @@ def upgrad(gramian: ArrayLike, preference: ArrayLike | None = None) -> Solution:
         the projections' optimality conditions, relative to ‖d‖ (``cone_residual``). ``stationary`` where d vanishes
         to within rounding, or conflict leaves float64 too few digits. ``degenerate`` where every preferred gradient
         is zero, or the Gramian is not positive semidefinite as precisely as the certificate asks for. A task with a
-        zero gradient gets weight 0.
+        zero gradient gets weight 0. Gradients at an angle θ from being opposite are told from opposite ones to a
+        relative eps/θ², for the Gramian holds no more: within 1e-8 they count as opposite.
 
     Raises:
         OptionError: The preference is not K finite non-negative numbers.

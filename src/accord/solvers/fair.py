@@ -130,15 +130,17 @@ def _fair(problem: Cosines, alpha: float, method: str) -> Solution:
         weights = np.exp(exponent.clip(-LARGEST_LOG, LARGEST_LOG)) / problem.norms
         weights, residual = _refined(problem.gramian, weights, alpha)
     if outcome == "solved" and residual > TOLERANCE:
-        if residual <= AT_FLOOR * result.floor and nearly_stationary(problem.cosines, weights * problem.norms):
+        at_floor = residual <= AT_FLOOR * result.floor
+        if nearly_stationary(problem.cosines, weights * problem.norms):
             outcome = "stationary"
-            cause = f"the gradients conflict so much that {result.floor:.1e} is as near as float64 gets"
-        elif residual <= AT_FLOOR * result.floor:
-            outcome = "degenerate"
-            cause = f"alpha = {alpha:g} and the norms' spread let float64 come no nearer than {result.floor:.1e}"
+            near = (
+                f"{result.floor:.1e} is as near as float64 gets" if at_floor else "the Gramian's own rounding decides"
+            )
+            cause = f"the gradients conflict so much that {near}"
         else:
             outcome = "degenerate"
-            cause = f"alpha = {alpha:g} asks for more than float64 can hold (residual {residual:.1e})"
+            reach = f"no nearer than {result.floor:.1e}" if at_floor else f"no nearer than {residual:.1e}"
+            cause = f"alpha = {alpha:g} and these norms let float64 come {reach}"
     return problem.solution(
         method,
         weights,

@@ -125,10 +125,11 @@ def cagrad(gramian: ArrayLike, c: float = 0.4, rescale: int = 0) -> Solution:
         return all_zero(problem, "cagrad")
     k, live = problem.num_tasks, len(problem.rows)
     divisor = {0: 1.0, 1: 1.0 + c * c, 2: 1.0 + c}[rescale]
-    norms = problem.norms / problem.norms.max()
+    unit = np.exp2(np.round(np.log2(problem.norms.max())))  # a power of two, so that no digit of G is lost
+    norms = problem.norms / unit
     scaled = norms[:, None] * problem.cosines * norms
-    largest = problem.norms.max()
-    sums = (problem.gramian / largest / largest).astype(np.longdouble).sum(axis=1)  # conflict cancels most digits here
+    exact = (problem.gramian / unit / unit).astype(np.longdouble)  # conflict cancels digits in sums over it
+    sums = exact.sum(axis=1)
     mean = (sums / k).astype(np.float64)  # (K',): g_iᵀg0, where zero rows count in the mean
     check_semidefinite(float(sums.sum()), float(np.abs(scaled).sum()), "cagrad")
     square = max(0.0, float(sums.sum() / k / k))
@@ -140,12 +141,12 @@ def cagrad(gramian: ArrayLike, c: float = 0.4, rescale: int = 0) -> Solution:
     if radius == 0.0:
         weights = np.full(live, 1.0 / k / divisor)
         return problem.solution("cagrad", weights, residual=0.0, floor=0.0, outcome="solved")
-    found = _at_radius(problem, norms, mean, radius)
+    found = _at_radius(problem, exact, norms, mean, radius)
     if found.vanishing:
-        return _beside_stationary(problem, norms, mean, radius, divisor)
+        return _beside_stationary(problem, exact, norms, mean, radius, divisor)
     size = abs(float(found.x @ mean)) + radius * found.length
     floor = live * EPS * float((np.abs(scaled) @ found.weights).max()) / size
-    gap = gap_of_cagrad(scaled, found.x, mean, radius)
+    gap = gap_of_cagrad(exact, found.x, mean, radius)
     near = nearly_stationary(problem.cosines, found.x * norms)
     return _finished(problem, "cagrad", found.weights / divisor, (gap, floor), False, near, found.steps)
 
@@ -160,15 +161,15 @@ class _Averse(NamedTuple):
     steps: int
 
 
-def _at_radius(problem: Cosines, norms: np.ndarray, mean: np.ndarray, radius: float) -> _Averse:
-    """Solve the dual at a radius; ``mean`` holds g_iᵀg0."""
+def _at_radius(problem: Cosines, exact: np.ndarray, norms: np.ndarray, mean: np.ndarray, radius: float) -> _Averse:
+    """Solve the dual at a radius; ``exact`` is G over a power of two, in extended precision, ``mean`` holds g_iᵀg0."""
     cosines = problem.cosines
     t = norms.min() / norms
     scaled = norms[:, None] * cosines * norms
     point = _conflict_averse(cosines, t, mean / norms * norms.min(), radius * norms.min())
     x = symmetrised(point.u * t, cosines, lambda i, j: bool(norms[i] == norms[j]))
     x = x / x.sum()
-    square, terms = float(x @ scaled @ x), float(x @ np.abs(scaled) @ x)
+    square, terms = float(x @ exact @ x), float(x @ np.abs(scaled) @ x)
     check_semidefinite(square, terms, "cagrad")
     vanishing = square <= VANISHING * len(x) * EPS * terms
     length = float(np.sqrt(max(0.0, square)))
@@ -177,7 +178,7 @@ def _at_radius(problem: Cosines, norms: np.ndarray, mean: np.ndarray, radius: fl
 
 
 def _beside_stationary(
-    problem: Cosines, norms: np.ndarray, mean: np.ndarray, radius: float, divisor: float
+    problem: Cosines, exact: np.ndarray, norms: np.ndarray, mean: np.ndarray, radius: float, divisor: float
 ) -> Solution:
     """Where g_x vanishes at the optimum, the best worst-case gain is zero and d the nearest to g0 that attains it.
 
@@ -189,9 +190,9 @@ def _beside_stationary(
     weights = np.full(len(norms), 1.0 / problem.num_tasks)
     for _ in range(BISECTIONS):
         middle = 0.5 * (low + high)
-        found = _at_radius(problem, norms, mean, middle)
+        found = _at_radius(problem, exact, norms, mean, middle)
         steps += found.steps
-        if found.vanishing or gap_of_cagrad(scaled, found.x, mean, middle) > SOUND:
+        if found.vanishing or gap_of_cagrad(exact, found.x, mean, middle) > SOUND:
             high = middle
         else:
             low, weights = middle, found.weights

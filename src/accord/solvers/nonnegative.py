@@ -15,7 +15,6 @@ from accord.solvers.scaling import EPS
 
 RIDGE = 4.0  # in units of K·eps: C's own rounding, which makes every principal block of it positive definite
 CHANCES = 4  # rounds without fewer wrong signs than ever before, after which a problem is left to the descent
-SLACK = 1.0  # a derivative above -SLACK·ridge·(1 + Σx) is zero to within rounding
 STEPS_PER_ENTRY = 10  # a bound on the descent alone
 LARGE = 4.0  # entries above this come from columns of C so nearly opposite that the ridge is felt
 BATCHED = 24  # up to this K one batched solve of masked matrices is quicker than a solve for each problem
@@ -63,10 +62,11 @@ class NonNegative:
             passive = self._guess(right, passive)
         found, rounds, stuck = self._pivot(right, passive)
         found = np.maximum(found, 0.0)
-        if len(stuck) and self.spectrum[0] + self.ridge > 0.0:
-            for i in stuck.tolist():
-                found[i], steps = self._descend(right[i], found[i])
-                rounds += steps
+        if len(stuck) and len(self.c) > MANY and self.spectrum[0] + self.ridge <= 0.0:
+            stuck = stuck[:0]  # not convex even with the ridge: a long search that need not end well
+        for i in stuck.tolist():
+            found[i], steps = self._descend(right[i], found[i])
+            rounds += steps
         large = np.flatnonzero(found.max(axis=1) > LARGE)
         if len(large):
             found[large] = self._polished(right[large], found[large])
@@ -85,7 +85,7 @@ class NonNegative:
             inside, right = passive[todo], h[todo]
             x = self._solve(inside, -right)
             found[todo] = x
-            tolerance = SLACK * self.ridge * (1.0 + np.abs(x).sum(axis=1, keepdims=True))
+            tolerance = self.ridge * (1.0 + np.abs(x).sum(axis=1, keepdims=True))  # a derivative within it is rounding
             wrong = np.where(inside, x < 0.0, x @ self.matrix + right < -tolerance)
             count = wrong.sum(axis=1)
             better = count < fewest[todo]
@@ -117,7 +117,7 @@ class NonNegative:
                 value, barred = reached, np.zeros(len(h), bool)
             slope[barred] = 0.0  # what came in without gain waits until there is some
             entering = int(slope.argmin())
-            if slope[entering] >= -SLACK * self.ridge * (1.0 + float(x.sum())):
+            if slope[entering] >= -self.ridge * (1.0 + float(x.sum())):
                 return best, step
             passive, barred[entering] = passive.copy(), True
             passive[entering] = True
