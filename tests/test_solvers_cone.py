@@ -3,7 +3,7 @@
 import cvxpy
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from scipy.optimize import nnls
 
@@ -26,16 +26,18 @@ def certificate(g, solution):
 
 
 def projection(rows, wish):
-    """The wish projected on {d : rows @ d >= 0}, read off its definition: the wish less its part in the polar cone.
+    """The wish projected on {d : rows @ d >= 0}, by its definition: the wish less its part in the polar cone.
 
-    That part is the nearest to it among the non-negative combinations of the negated unit rows (Moreau).
+    That part is the nearest to it among the non-negative combinations of the negated unit rows (Moreau). SciPy's
+    nnls can end far from it where there are ties, so whether the optimality conditions hold is returned as well.
     """
     unit = rows / np.linalg.norm(rows, axis=1, keepdims=True)
     size = np.linalg.norm(wish)
     if size == 0.0:
-        return wish
+        return wish, True
     multipliers, _ = nnls(unit.T, -wish / size)
-    return wish + size * unit.T @ multipliers
+    d = wish / size + unit.T @ multipliers
+    return size * d, np.abs(np.minimum(multipliers, unit @ d)).max() < 1e-10
 
 
 @pytest.mark.parametrize("k", SIZES)
@@ -81,9 +83,11 @@ def test_the_directions_are_projections_of_the_rows(k, p, seed, spread):
     rows = rng.standard_normal((k, p)) * 10.0 ** rng.uniform(-spread, spread, (k, 1))
     preference = rng.uniform(0, 1, k)
     g, length = rows @ rows.T, np.linalg.norm(rows, axis=1) @ preference
-    singly = sum(w * projection(rows, row) for w, row in zip(preference, rows, strict=True))
+    projected = [projection(rows, row) for row in rows]
+    jointly, sound = projection(rows, preference @ rows)
+    assume(sound and all(sound for _, sound in projected))
+    singly = preference @ [d for d, _ in projected]
     np.testing.assert_allclose(rows.T @ upgrad(g, preference).weights / length, singly / length, atol=1e-7)
-    jointly = projection(rows, preference @ rows)
     np.testing.assert_allclose(rows.T @ dualproj(g, preference).weights / length, jointly / length, atol=1e-7)
 
 
@@ -103,6 +107,23 @@ def test_the_directions_are_those_of_a_cone_program(k):
     np.testing.assert_allclose(rows.T @ dualproj(g).weights, solved(rows.mean(0)), atol=1e-5 * size)
     singly = np.mean([solved(row) for row in rows], axis=0)
     np.testing.assert_allclose(rows.T @ upgrad(g).weights, singly, atol=1e-5 * np.abs(rows).max())
+
+
+def test_ties_are_no_trouble():
+    """Rows of signs: equal cosines, opposite rows, singular blocks. The worst is where nnls goes astray."""
+    rng = np.random.default_rng(0)
+    d, wish, rows = cvxpy.Variable(7), cvxpy.Parameter(7), cvxpy.Parameter((10, 7))
+    problem = cvxpy.Problem(cvxpy.Minimize(cvxpy.sum_squares(d - wish)), [rows @ d >= 0])
+    for _ in range(8):
+        rows.value = rng.choice([-1.0, 1.0], (10, 7))
+        g = rows.value @ rows.value.T
+        for i, v in enumerate(cone_projections(g)):
+            ours = rows.value.T @ v
+            assert (rows.value @ ours).min() >= -1e-12
+            assert v @ g @ v <= 1e-12 or cone_residual(g, np.eye(10)[i], v) <= 1e-12
+            wish.value = rows.value[i]
+            problem.solve(solver=cvxpy.CLARABEL)
+            np.testing.assert_allclose(ours, d.value, atol=1e-3)
 
 
 @settings(max_examples=40, deadline=None)
@@ -130,8 +151,10 @@ def test_nearly_opposite_gradients_are_told_apart(angle):
     rows[4] = angle * rng.standard_normal(12) - 2 * rows[0]
     rows[5] = angle * rng.standard_normal(12) - rows[1]
     d, wish = rows.T @ dualproj(rows @ rows.T).weights, rows.mean(0)
+    expected, sound = projection(rows, wish)
+    assert sound
     tolerance = 1e3 * np.finfo(float).eps / angle**2  # rounding of G over the least eigenvalue of its cosines
-    np.testing.assert_allclose(d, projection(rows, wish), atol=tolerance * np.linalg.norm(wish))
+    np.testing.assert_allclose(d, expected, atol=tolerance * np.linalg.norm(wish))
 
 
 @BOTH
