@@ -98,7 +98,7 @@ class Balancer(nn.Module):
                 losses' graph are heads.
             features: In their place, the shared representation: a tensor that all losses were computed from, or
                 several. The gradients are balanced there and go back through the trunk once, whatever K is (MGDA-UB).
-                Cheaper, and another problem than balancing at the parameters.
+                Cheaper, and another problem than balancing at the parameters; ``max_norm`` clips there too.
             second: The losses of a second, independent batch, for the methods that use two (SDMGrad, MoDo).
             engine: ``"sequential"`` (one backward a task, always works), ``"batched"`` (one vectorised backward),
                 or a callable ``engine(losses, shared) -> Jacobian``.
