@@ -7,6 +7,7 @@ from torch import nn
 
 import accord
 from accord import solvers
+from accord.balancers import available
 from accord.errors import EngineError, NonFiniteError, NumericalWarning, OptionError, ShapeError, UnknownNameError
 
 NAMES = ["a", "b", "c"]
@@ -306,6 +307,33 @@ def test_state_of_another_method_or_other_tasks_is_refused():
         accord.MGDA(2).load_state_dict(accord.NashMTL(2).state_dict())
     with pytest.raises((ShapeError, RuntimeError), match="tasks"):
         accord.NashMTL(2).load_state_dict(accord.NashMTL(3).state_dict())
+
+
+class Elsewhere(torch.Tensor):
+    """A tensor that, like one on an accelerator, is not NumPy's before it comes to the CPU."""
+
+    def numpy(self, *args, **kwargs):
+        raise TypeError("can't convert a tensor of another device to numpy")
+
+    def cpu(self, *args, **kwargs):
+        return self.as_subclass(torch.Tensor)
+
+
+def elsewhere(state):
+    if isinstance(state, torch.Tensor):
+        return state.as_subclass(Elsewhere)
+    return {k: elsewhere(v) for k, v in state.items()} if isinstance(state, dict) else state
+
+
+@pytest.mark.parametrize("spec", [*available(), "nash-mtl:solver=ccp", "cr-mogm:of=famo"])
+def test_state_loaded_onto_another_device_is_taken_up(spec):
+    x = torch.tensor([1.0, 2.0], requires_grad=True)
+    balancer, fresh = accord.make(spec, tasks=2), accord.make(spec, tasks=2)
+    for _ in range(2):
+        balancer.backward([(x - 3).square().sum(), (x + 1).square().sum()], x)
+        balancer.after_step([x.detach().sum(), x.detach().square().sum()])
+    fresh.load_state_dict({key: elsewhere(value) for key, value in balancer.state_dict().items()})
+    assert str(fresh.state_dict()) == str(balancer.state_dict())
 
 
 def test_specs_read_back():

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import accord
-from accord.errors import NonFiniteError, OptionError, OptionWarning, ShapeError
+from accord.errors import EngineError, NonFiniteError, OptionError, OptionWarning, ShapeError
 from support.nets import Net, assert_same_grads, flat_grad, rows_of, side_by_side, write, write_heads
 from support.twins import SlowFAMO, SlowGradNorm
 
@@ -141,13 +141,21 @@ def test_famo_refuses_bad_second_looks_and_keeps_its_weights():
     for bad, error, message in (
         ([a, b], ShapeError, "3 scalar losses, got 2"),
         ([a, b, torch.ones(2)], ShapeError, "3 scalar losses"),
-        ([a, b, c * float("nan")], NonFiniteError, "loss of c is not finite"),
+        ([1.0, 2.0, 3.0], ShapeError, "got 3: .*float"),
+        (torch.tensor(5.0), ShapeError, "got 1"),
+        (None, ShapeError, "NoneType"),
+        ([a, b, c * float("nan")], NonFiniteError, "loss of 'c' = nan is not finite"),
         ([a, b - 1e3, c], NonFiniteError, "'b' = -9"),
         ({"a": a, "b": b, "x": c}, ShapeError, "named"),
     ):
         with pytest.raises(error, match=message):
             balancer.after_step(bad)
         assert str(balancer.state_dict()) == before
+    through = accord.AlphaFair(3, of="famo", alpha=0.5)
+    through.backward(net.losses(), net.trunk)
+    for bad in ([1.0, 2.0, 3.0], [a, b, torch.ones(2)], torch.tensor(5.0), None, [a, b]):
+        with pytest.raises(ShapeError, match="3 scalar losses"):
+            through.after_step(bad)
 
 
 def test_famo_the_scalar_entry_is_followed_by_after_step_too():
@@ -172,6 +180,8 @@ def test_famo_clips_in_the_scalar_entry_too_and_needs_the_shared_parameters_for_
     accord.FAMO(3, max_norm=0.1).backward(other.losses(), other.trunk)
     assert float(flat_grad(net.shared).norm()) == pytest.approx(0.1)
     torch.testing.assert_close(flat_grad(net.shared), flat_grad(other.shared))
+    with pytest.raises(EngineError, match="none of the 3 losses reaches"):
+        balancer(net.losses(), torch.nn.Linear(2, 2))
 
 
 # ---------------------------------------------------------------- GradNorm

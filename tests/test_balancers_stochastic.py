@@ -257,3 +257,17 @@ def test_zero_gradients_leave_sdmgrad_where_it_is():
 def test_bad_options_are_named_with_their_values(spec, message):
     with pytest.raises(OptionError, match=message):
         accord.make(spec, tasks=3)
+
+
+@pytest.mark.parametrize("method", ["sdmgrad", "modo"])
+def test_a_task_that_does_not_reach_the_trunk_is_named(method):
+    x, own = torch.zeros(3, requires_grad=True), torch.ones((), requires_grad=True)
+    balancer = accord.make(method, tasks=["a", "b", "c"])
+
+    def losses():
+        return {"a": (x - 1).square().sum(), "b": own**2, "c": (x + 2).square().sum()}
+
+    for second in (None, losses()):
+        cause = balancer.backward(losses(), x, second=second).cause
+        assert "zero gradient of b," in cause
+        assert ("one batch" in cause) == (second is None)

@@ -256,6 +256,24 @@ def test_refusals():
     assert x.grad is None
 
 
+def test_famo_with_lower_bounds_takes_negative_transformed_losses():
+    x = torch.zeros(2, dtype=torch.float64, requires_grad=True)
+    values, bounds = torch.tensor([2.0, 0.5], dtype=torch.float64), [-1.0, -2.0]
+    balancer = accord.AlphaFair(2, of=f"famo:minima={bounds}", alpha=1.0)
+    balance = balancer.backward([x[0] + values[0], x[1] + values[1]], x)
+    pull = 1 / (values.log() - torch.tensor(bounds))
+    torch.testing.assert_close(balance.weights, pull / pull.sum() / values, rtol=1e-6, atol=0)
+    balancer = accord.AlphaFair(2, of=f"famo:minima={bounds}", alpha=1.0)
+    with pytest.raises(NonFiniteError, match="less its minimum"):
+        balancer.backward([x[0] + 0.1, x[1] + 0.5], x)
+
+
+def test_cr_mogm_names_the_task_that_does_not_reach_the_trunk():
+    net, own = Net(), torch.ones((), requires_grad=True)
+    losses = dict(zip("abc", net.losses(), strict=True)) | {"b": own**2}
+    assert accord.CRMOGM(["a", "b", "c"], of="nash-mtl").backward(losses, net.trunk).cause.endswith("(b)")
+
+
 @pytest.mark.parametrize("of", ["nash-mtl:max_norm=0.05", "uw", "cagrad", "mgda:max_norm=0.05,update_every=2"])
 def test_eval_keeps_the_last_weights_of_the_losses_themselves(of):
     net, balancer = Net(), wrap(of, 0.5)
@@ -347,10 +365,10 @@ def test_a_failed_step_leaves_neither_trace():
 
 
 def test_attributes_follow_the_inner_method():
-    for of in ("uw", "nash-mtl", "graddrop", "mgda", "cagrad:c=2", "pcgrad", "modo"):
+    for of in ("uw", "nash-mtl", "graddrop", "mgda", "cagrad:c=2", "pcgrad", "modo", "famo"):
         inner, wrapped = accord.make(of, tasks=3), wrap(of, 0.5)
         assert (wrapped.needs, wrapped.descent, wrapped.homogeneity) == (inner.needs, inner.descent, inner.homogeneity)
-        assert wrapped.equivariant == inner.equivariant
+        assert (wrapped.equivariant, wrapped.cost) == (inner.equivariant, inner.cost)
         assert len(list(wrapped.parameters())) == len(list(inner.parameters()))
 
 

@@ -181,7 +181,7 @@ def test_a_reader_that_leaves_early_is_no_error(capsys):
 def test_list_shows_experiments_and_methods(capsys):
     code, out, _ = accord(capsys, "list")
     assert code == 0
-    for word in ("toy", "smoke laptop paper", "nash-mtl", "update_every=1", "Single-task learning"):
+    for word in ("toy", "smoke laptop paper", "solver=exact", "K backwards", "Navon et al.", "update_every", "stl"):
         assert word in out
 
 

@@ -7,9 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from accord.errors import NonFiniteError, OptionError, ShapeError
-from accord.solvers import fair_residual, nash
+from accord.solvers import ccp_gap, ccp_objective, fair_residual, nash
 from accord.solvers.ccp import ccp_program, nash_ccp
-from accord.solvers.more_certificates import ccp_gap, ccp_objective
 from accord.testing.gramians import case
 from gramian_families import FAMILIES, STATIONARY, gramian, jacobian
 
@@ -211,6 +210,14 @@ def test_adversarial_cases_are_solved_or_named(block):
                 assert ((g @ solution.weights)[live] > 0).all()
 
 
+@pytest.mark.parametrize("extreme", [1e-320, 1e-200, 1e200, 1e308])
+def test_a_start_that_float64_cannot_square_is_left(extreme):
+    g = gramian("random", 3, np.random.default_rng(15))
+    np.testing.assert_array_equal(
+        nash_ccp(g, np.full(3, extreme), steps=2).weights, nash_ccp(g, steps=2, start=ccp_program(g, None).weights)
+    )
+
+
 def test_two_hundred_tasks():
     assert nash_ccp(gramian("random", 200, np.random.default_rng(12), p=400)).solved
 
@@ -226,6 +233,9 @@ def test_bad_input():
         nash_ccp(g, np.ones(3))
     with pytest.raises(OptionError, match=r"start\[1\] = -1 is negative"):
         nash_ccp(g, [1.0, -1.0])
+    for start in ([[1.0], []], "ab", [1j, 1.0]):
+        with pytest.raises(ShapeError, match="nash_ccp: start"):
+            nash_ccp(g, start)
     with pytest.raises(NonFiniteError, match="start"):
         nash_ccp(g, [1.0, np.nan])
     with pytest.raises(OptionError, match="must be positive"):

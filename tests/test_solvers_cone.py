@@ -3,13 +3,16 @@
 import cvxpy
 import numpy as np
 import pytest
+import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from scipy.optimize import nnls
+from torchjd import aggregation
+from torchjd._linalg import _dual_cone
 
 from accord.errors import NonFiniteError, OptionError, ShapeError
+from accord.solvers.certificates import cone_residual, upgrad_residual
 from accord.solvers.cone import cone_projections, dualproj, upgrad
-from accord.solvers.cone_certificates import cone_residual, upgrad_residual
 from accord.solvers.nonnegative import NonNegative
 from gramian_families import FAMILIES, STATIONARY, gramian, jacobian
 
@@ -158,6 +161,15 @@ def test_nearly_opposite_gradients_are_told_apart(angle):
 
 
 @BOTH
+def test_the_ridge_of_the_kernel_is_taken_back(solver):
+    """Gradients at 1e-6 from opposite, where a ridge of some eps would leave a residual of 1e-9."""
+    for seed in range(20):
+        solution = solver(gramian("near_opposite", 6, np.random.default_rng(seed), grade=1e-6))
+        assert solution.solved
+        assert solution.residual < 3e-10
+
+
+@BOTH
 def test_small_and_spread_gradients_are_not_hurt(solver):
     """Where a Gramian divided by its trace, plus a ridge, lets d conflict with small gradients or be the mean."""
     rng = np.random.default_rng(1)
@@ -276,6 +288,8 @@ def test_the_certificates_see_a_small_error():
     assert cone_residual(g, wish, v) < 1e-12
     for wrong in (v + 1e-4, v - 1e-4 * np.eye(4)[0], wish):
         assert cone_residual(g, wish, wrong) > 1e-6
+    apart = np.diag([1e20, 1.0])  # the second projection counts for itself, however short it is beside the first
+    assert cone_residual(apart, np.eye(2), np.diag([1.0, 2.0])) >= 0.5
     w = upgrad(g).weights
     projections = cone_projections(g)
     assert upgrad_residual(g, w, projections) < 1e-12
@@ -307,7 +321,7 @@ def test_extreme_norms_do_not_overflow(solver):
 
 @BOTH
 def test_bad_input(solver):
-    for preference in ([1.0], [1.0, -1.0], [1.0, np.nan], [1.0, np.inf], "ab", [[1.0, 1.0]]):
+    for preference in ([1.0], [1.0, -1.0], [1.0, np.nan], [1.0, np.inf], "ab", [[1.0, 1.0]], [1j, 1.0], [[1.0], []]):
         with pytest.raises(OptionError, match="preference"):
             solver(np.eye(2), preference)
     with pytest.raises(ShapeError, match="positive semidefinite"):
@@ -322,13 +336,26 @@ def test_bad_input(solver):
         upgrad_residual(np.eye(2), np.ones(2), np.ones(2))
 
 
-def test_agreement_with_torchjd():
-    pytest.importorskip("quadprog")
-    pytest.importorskip("qpsolvers")
-    torch = pytest.importorskip("torch")
-    aggregation = pytest.importorskip("torchjd.aggregation")
-    rows = jacobian("random", 6, np.random.default_rng(0))
-    for solver, name in ((upgrad, "UPGrad"), (dualproj, "DualProj")):
-        peer = getattr(aggregation, name)()(torch.from_numpy(rows)).numpy()
+def quadratic_program(matrix, linear, inequalities, bounds, solver):
+    """``qpsolvers.solve_qp`` as TorchJD calls it, with Clarabel at work."""
+    x = cvxpy.Variable(len(linear))
+    objective = cvxpy.Minimize(0.5 * cvxpy.quad_form(x, cvxpy.psd_wrap(matrix)) + linear @ x)
+    cvxpy.Problem(objective, [inequalities @ x <= bounds]).solve(
+        solver=cvxpy.CLARABEL, tol_gap_abs=1e-12, tol_gap_rel=1e-12, tol_feas=1e-12
+    )
+    return x.value
+
+
+@pytest.mark.parametrize("family", ["random", "conflicting"])
+def test_agreement_with_torchjd_without_its_ridge(monkeypatch, family):
+    monkeypatch.setattr(_dual_cone.QuadprogProjector, "_REQUIRED_DEPS", [])
+    monkeypatch.setattr(_dual_cone, "solve_qp", quadratic_program, raising=False)
+    monkeypatch.setattr(_dual_cone, "np", np, raising=False)  # its import ends at the first package that is missing
+    exact = _dual_cone.QuadprogProjector(norm_eps=0.0, reg_eps=0.0)
+    rows = jacobian(family, 6, np.random.default_rng(0))
+    for solver, peer in ((upgrad, aggregation.UPGrad), (dualproj, aggregation.DualProj)):
+        theirs = peer(projector=exact)(torch.from_numpy(rows)).numpy()
         ours = rows.T @ solver(rows @ rows.T).weights
-        np.testing.assert_allclose(ours, peer, atol=1e-2 * np.linalg.norm(ours))  # its ridge is 1e-4 of the trace
+        np.testing.assert_allclose(ours, theirs, atol=1e-6 * np.linalg.norm(ours))
+        ridged = peer(projector=_dual_cone.QuadprogProjector())(torch.from_numpy(rows)).numpy()
+        np.testing.assert_allclose(ours, ridged, atol=1e-2 * np.linalg.norm(ours))

@@ -189,5 +189,9 @@ def test_bad_options():
         cagrad(np.eye(2), -0.1)
     with pytest.raises(OptionError, match="rescale"):
         cagrad(np.eye(2), 0.4, rescale=3)
+    for c in (1e200, np.float64(1e200), np.inf):
+        with pytest.raises(OptionError, match="for the max-min direction use mgda"):
+            cagrad(np.eye(2), c)
+    np.testing.assert_allclose(cagrad(np.eye(2), 1e99, np.int64(1)).weights, [0.5e-99] * 2)
     with pytest.raises(OptionError, match="c = nan"):
         cagrad(np.eye(2), float("nan"))

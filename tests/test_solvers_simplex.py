@@ -112,7 +112,7 @@ def test_descent_takes_any_scale():
 
 
 def test_bad_input():
-    for x in (1.0, [], np.eye(2)):
+    for x in (1.0, [], np.eye(2), [[1.0], []], "ab", [1j]):
         with pytest.raises(ShapeError, match="project_on_simplex"):
             project_on_simplex(x)
     with pytest.raises(NonFiniteError, match="project_on_simplex"):

@@ -8,8 +8,7 @@ from hypothesis import strategies as st
 from torchjd import aggregation
 
 from accord.errors import OptionError, ShapeError
-from accord.solvers import imtl_g
-from accord.solvers.more_certificates import alignment_residual, config_residual
+from accord.solvers import alignment_residual, config_residual, imtl_g
 from accord.solvers.spectral import aligned_mtl, config
 from accord.testing.gramians import case
 from gramian_families import FAMILIES, STATIONARY, gramian, jacobian
@@ -100,8 +99,37 @@ def test_the_alignment_certificate_sees_errors():
         balance - 1e-3 * np.outer(vectors[:, 2], vectors[:, 2]),
     ):
         assert alignment_residual(g, wrong, values[0]) > 1e-5
+    for component in range(5):  # lengths and angles are right, but one component points the other way
+        signs = np.where(np.arange(5) == component, -1.0, 1.0)
+        turned = vectors @ np.diag(signs * np.sqrt(values[0] / values)) @ vectors.T
+        assert alignment_residual(g, turned, values[0]) > 0.1
     with pytest.raises(ShapeError, match="alignment_residual"):
         alignment_residual(g[:3], balance, 1.0)
+
+
+@pytest.mark.parametrize(
+    ("g", "balance", "level"),
+    [
+        (np.eye(2), np.array([[1.0, 1e-3], [0.0, 0.0]]), 1.0),  # BGB = B is an oblique projector
+        (np.diag([4.0, 1.0]), np.full((2, 2), 0.5), 2.5),  # a projector, but on no eigenvector of G
+        (np.diag([1.0, 0.0]), np.eye(2), 1.0),  # B reaches where BGB does not
+        (np.diag([4.0, 1.0]), np.diag([0.5, 0.9]), 1.0),  # BGB is no projector
+    ],
+)
+def test_each_part_of_the_alignment_certificate_counts(g, balance, level):
+    assert alignment_residual(g, balance, level) > 5e-4
+
+
+def test_each_part_of_the_config_certificate_counts():
+    near = 1e-9
+    aligned = np.array([[1.0, 1.0 - near], [1.0 - near, 1.0]])
+    skewed = np.array([1.0, 1.0]) + 1e6 * np.array([1.0, -1.0])  # its cosines differ by 2e-3, along a near-null vector
+    skewed *= (aligned @ skewed).sum() / (skewed @ aligned @ skewed)
+    assert config_residual(aligned, skewed) > 1e-4
+    opposite = np.array([[1.0, 1e-4 - 1.0], [1e-4 - 1.0, 1.0]])  # cosines off by 2e-9, where the gradients cancel
+    exact = config(opposite).weights
+    assert config_residual(opposite, exact) < 1e-7
+    assert config_residual(opposite, exact * (1 + np.array([1e-13, -1e-13]))) > 1e-5
 
 
 @pytest.mark.parametrize("k", [1, 2, 3, 8])

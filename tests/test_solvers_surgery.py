@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from accord.errors import OptionError
+from accord.errors import OptionError, ShapeError
 from accord.solvers import imtl_g, imtl_g_spread, pcgrad, pcgrad_residual
 from gramian_families import FAMILIES, STATIONARY, gramian, jacobian
 
@@ -85,8 +85,12 @@ def test_pcgrad_residual_sees_a_missed_projection():
 
 
 def test_pcgrad_refuses_what_is_no_order():
-    for order in ([0, 0], [0, 1, 2], [[0, 1]], None):
+    for order in ([0, 0], [0, 1, 2], [[0, 1]], None, [0.0, 1.0], [False, True], [[0, 1], [0]], "01"):
         with pytest.raises(OptionError, match="pcgrad"):
             pcgrad(np.eye(2), order)
     with pytest.raises(OptionError, match="either"):
         pcgrad(np.eye(2), [0, 1], np.random.default_rng(0))
+    with pytest.raises(OptionError, match="generator = 3 is none of NumPy's"):
+        pcgrad(np.eye(2), generator=3)
+    with pytest.raises(ShapeError, match="an order for each of the 2 tasks"):
+        pcgrad_residual(np.eye(2), np.ones(2), [[0, 1]])

@@ -8,8 +8,7 @@ from hypothesis import strategies as st
 from torchjd.aggregation import GradVac
 
 from accord.errors import NonFiniteError, OptionError, ShapeError
-from accord.solvers import pcgrad
-from accord.solvers.more_certificates import gradvac_residual
+from accord.solvers import gradvac_residual, pcgrad
 from accord.solvers.vaccine import gradvac, vaccinate
 from accord.testing.gramians import case
 from gramian_families import gramian, jacobian
@@ -160,6 +159,13 @@ def test_rounding_that_decides_is_named():
     assert solution.floor > 1e-8
 
 
+def test_a_cosine_beyond_one_counts_as_rounding():
+    beyond = 1.0 + 1e-6  # as a Gramian accumulated in float32 may have it
+    solution = gradvac([[1.0, -beyond], [-beyond, 1.0]], np.zeros((2, 2)), [0, 1])
+    assert solution.outcome == "degenerate"
+    assert solution.floor > 1e-7
+
+
 def test_a_sum_too_long_is_named():
     k = 40
     solution = gradvac(np.eye(k), np.ones((k, k)), np.arange(k))
@@ -199,4 +205,10 @@ def test_bad_input():
         gradvac(g, [[0, 0, 1.5], [0, 0, 0], [0, 0, 0]], [0, 1, 2])
     with pytest.raises(NonFiniteError, match="targets"):
         gradvac(g, np.full((3, 3), np.nan) + np.eye(3), [0, 1, 2])
+    for targets in ([[0.0], [1.0, 2.0]], np.zeros((3, 3), complex), "targets"):
+        with pytest.raises(ShapeError, match="gradvac: the targets"):
+            gradvac(g, targets, [0, 1, 2])
+    for order in ([0.0, 1.0, 2.0], [[0, 1, 2], [0]]):
+        with pytest.raises(OptionError, match="gradvac: order"):
+            gradvac(g, zero, order)
     assert gradvac(g, np.diag([np.nan] * 3), [0, 1, 2]).solved  # the diagonal means nothing

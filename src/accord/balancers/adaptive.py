@@ -17,11 +17,12 @@ from accord.balancers.options import (
     check_number,
     check_per_task,
     check_positive,
+    loss_values,
     require_positive,
     warn_option,
 )
 from accord.balancers.registry import register
-from accord.errors import NonFiniteError, ShapeError
+from accord.errors import NonFiniteError
 from accord.jacobian import Jacobian, Losses
 
 TINY = 1e-8  # added to losses before their logarithm, as published
@@ -43,7 +44,7 @@ class FAMO(LossBalancer):
         tasks: The number of tasks, or their names.
         gamma: γ, decay of ξ.
         lr: Step size of ξ.
-        minima: Lower bounds b (K,) of the losses; zeros by default.
+        minima: Lower bounds b (K,) of the losses; zeros by default. In a wrapper, of what it makes of the losses.
         max_norm: Clip the shared gradient to this norm.
 
     References:
@@ -51,7 +52,6 @@ class FAMO(LossBalancer):
     """
 
     reference = "Liu et al., NeurIPS 2023"
-    refuses_negative = "the method takes the logarithm of losses"
 
     def __init__(
         self,
@@ -76,6 +76,11 @@ class FAMO(LossBalancer):
     def equivariant(self) -> bool:  # pyrefly: ignore[bad-override]
         """A lower bound belongs to its task's place."""
         return self.minima is None
+
+    @property
+    def refuses_negative(self) -> str:  # pyrefly: ignore[bad-override]
+        """With lower bounds losses may be negative."""
+        return "the method takes the logarithm of losses" if self.minima is None else ""
 
     @property
     def cost(self) -> str:
@@ -124,15 +129,15 @@ class FAMO(LossBalancer):
         if callable(losses):
             with torch.no_grad():
                 losses = losses()
-        ordered = self._ordered(losses)
-        found = list(ordered.values()) if isinstance(ordered, Mapping) else list(ordered)
-        if len(found) != self.num_tasks or any(getattr(loss, "numel", lambda: 0)() != 1 for loss in found):
-            raise ShapeError(f"FAMO: after_step needs {self.num_tasks} scalar losses, got {len(found)} values")
-        values = np.array([float(loss.detach()) for loss in found])
-        if not np.isfinite(values).all():
-            bad = ", ".join(name for name, value in zip(self.tasks, values, strict=True) if not np.isfinite(value))
-            raise NonFiniteError(f"FAMO: after the step the loss of {bad} is not finite; the weights were kept")
-        fall = np.log(self._before) - np.log(self._above(values))
+        values = loss_values(self._ordered(losses), self.num_tasks, "FAMO").numpy()
+        above = values - self._bounds() + TINY
+        if not (np.isfinite(above) & (above > 0)).all():
+            bad = [f"{n!r} = {v:.6g}" for n, v, a in zip(self.tasks, values, above, strict=True) if not 0 < a < np.inf]
+            raise NonFiniteError(
+                f"FAMO: after the step the loss of {', '.join(bad)} is not finite or not above its minimum; "
+                "the weights were kept"
+            )
+        fall = np.log(self._before) - np.log(above)
         self._logits.step(through_softmax(softmax(self._logits.value), fall))
         self._before = None
 

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from accord.balancers.grammar import suggest
 from accord.balancers.options import task_names, warn_option
 from accord.balancers.result import Balance, Decision, clip_factor, named_cause
+from accord.balancers.state import on_cpu
 from accord.errors import OptionError, ShapeError, UnknownNameError
 from accord.jacobian import ENGINES, FEATURE_ENGINES, Jacobian, Losses, LossesOnly, Shared
 from accord.jacobian.base import add_gradients
@@ -136,7 +137,8 @@ class Balancer(nn.Module):
     ) -> Tensor:
         """The balanced loss Σ_k w_k l_k with constant weights, for frameworks that call backward themselves.
 
-        Its gradient is Jᵀw on the shared parameters, and w_k times their own on the heads of task k.
+        Its gradient is Jᵀw on the shared parameters, and w_k times their own on the heads of task k: ``heads="plain"``
+        has no effect here, and ``max_norm`` scales both.
 
         Args:
             losses: As in ``backward``.
@@ -183,7 +185,6 @@ class Balancer(nn.Module):
         if not isinstance(jacobian, Jacobian):
             return super().apply(jacobian)
         self._check(jacobian)
-        jacobian.check_reach()
         before = self.snapshot()
         try:
             decision = self._decide(jacobian)
@@ -332,6 +333,7 @@ class Balancer(nn.Module):
                 f"{type(self).__name__}: {jacobian.num_tasks} losses were given, but the balancer was made for "
                 f"{self.num_tasks} tasks ({', '.join(self.tasks)})"
             )
+        jacobian.check_reach()
 
     def get_extra_state(self) -> dict[str, Any]:
         """All state, for ``state_dict``."""
@@ -366,8 +368,8 @@ class Balancer(nn.Module):
             self.tasks, self.named = tasks, True
         self.steps = int(state["steps"])
         weights = state["weights"]
-        self._weights = None if weights is None else weights.numpy().copy()
-        self.load_own_state(state)
+        self._weights = None if weights is None else weights.cpu().numpy().copy()
+        self.load_own_state(on_cpu(state))
 
     def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> Balancer:
         """Follow the parent's device, never its dtype: parameters of the method stay in float32."""

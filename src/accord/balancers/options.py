@@ -5,9 +5,11 @@ from __future__ import annotations
 import math
 import numbers
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from accord.balancers.grammar import suggest
 from accord.errors import NonFiniteError, NumericalWarning, OptionError, OptionWarning, ShapeError
@@ -89,6 +91,22 @@ def task_names(tasks: int | Sequence[str], caller: str) -> tuple[tuple[str, ...]
     if not names or len(set(names)) != len(names):
         raise ShapeError(f"{caller}: tasks = {list(names)}; one or more distinct names are needed")
     return names, True
+
+
+def loss_values(losses: object, num_tasks: int, caller: str) -> Tensor:
+    """The values of the losses after a step, shape (K,), float64 on the CPU.
+
+    Raises:
+        ShapeError: Not K scalar tensors.
+    """
+    if isinstance(losses, Mapping):
+        losses = losses.values()
+    several = isinstance(losses, Iterable) and not (isinstance(losses, Tensor) and losses.ndim == 0)
+    found = list(losses) if several else [losses]  # type: ignore[call-overload]
+    if len(found) != num_tasks or not all(isinstance(loss, Tensor) and loss.numel() == 1 for loss in found):
+        kinds = [tuple(loss.shape) if isinstance(loss, Tensor) else type(loss).__name__ for loss in found]
+        raise ShapeError(f"{caller}: after_step needs {num_tasks} scalar losses, got {len(found)}: {kinds}")
+    return torch.stack([loss.detach().reshape(()).cpu().double() for loss in found])
 
 
 def require_positive(values: np.ndarray, tasks: Sequence[str], method: str, why: str) -> np.ndarray:

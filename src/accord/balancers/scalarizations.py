@@ -103,8 +103,8 @@ class STCH(LossBalancer):
         logs = torch.stack([loss.log() for loss in losses])
         if self._warm:
             return logs.sum()
-        nadir = torch.from_numpy(self._nadir()).to(logs)
-        return len(losses) * self.mu * torch.logsumexp((logs - nadir.log()) / self.mu, dim=0)
+        nadir = torch.from_numpy(np.log(self._nadir())).to(logs)
+        return len(losses) * self.mu * torch.logsumexp((logs - nadir) / self.mu, dim=0)
 
     def reset(self) -> None:
         """Forget everything but the options."""

@@ -24,7 +24,8 @@ class TwoBatchBalancer(Balancer):
     With one batch alone the diagonal of the Gramian holds the variance of the gradients too, which the products of two
     independent batches, ``backward(losses, shared, second=losses_of_another_batch)``, do not. Without ``second`` the
     one Gramian is used, and the balance's cause says so. The direction is that of the first batch; the published
-    algorithms draw a third.
+    algorithms draw a third. A task without a gradient is the shortest of all, so that the weights go to it and the
+    shared gradient vanishes, as the definition has it: the cause names it.
     """
 
     needs = "cross-gramian"
@@ -53,7 +54,12 @@ class TwoBatchBalancer(Balancer):
         self._simplex = self.move(self._simplex, products.numpy())
         weights = self.direct(self._simplex)
         gramian = products if other is None else None
-        return Decision(weights, self._of_heads(weights), gramian, cause=ONE_BATCH if other is None else "")
+        causes = [ONE_BATCH] if other is None else []
+        reached = (products != 0).any(0) | (products != 0).any(1)
+        if not bool(reached.all()):
+            names = ", ".join(name for name, live in zip(self.tasks, reached.tolist(), strict=True) if not live)
+            causes.append(f"zero gradient of {names}, which draws the weights away from the other tasks")
+        return Decision(weights, self._of_heads(weights), gramian, cause="; ".join(causes))
 
     def last_weights(self) -> tuple[np.ndarray, np.ndarray]:
         """The last weights of the shared gradients and of the heads'; the centre's before the first step."""

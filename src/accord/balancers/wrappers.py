@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 
 from accord.balancers.base import Balancer, Decision
-from accord.balancers.options import check_between, check_finite
+from accord.balancers.options import check_between, check_finite, loss_values
 from accord.balancers.registry import make, register
+from accord.balancers.result import named_cause
 from accord.errors import NonFiniteError, OptionError
 from accord.jacobian import Jacobian, Losses, ScaledJacobian
 
@@ -34,6 +35,11 @@ class Wrapper(Balancer):
     def needs(self) -> str:  # pyrefly: ignore[bad-override]
         """What the inner method needs."""
         return self.inner.needs
+
+    @property
+    def cost(self) -> str:
+        """As the inner method: neither wrapper adds a backward."""
+        return self.inner.cost
 
     @property
     def equivariant(self) -> bool:  # pyrefly: ignore[bad-override]
@@ -190,8 +196,7 @@ class AlphaFair(Wrapper):
         def transformed() -> Losses:
             found = losses() if callable(losses) else losses
             names = list(found) if isinstance(found, Mapping) else None
-            values = torch.stack([v.detach().double().cpu().reshape(()) for v in _values(found)])
-            seen = self._seen(values)
+            seen = self._seen(loss_values(found, self.num_tasks, "AlphaFair"))
             return seen if names is None else dict(zip(names, seen, strict=True))
 
         self.inner.after_step(transformed)
@@ -267,8 +272,4 @@ class CRMOGM(Wrapper):
             decision.weights = self.beta * last[0] + (1.0 - self.beta) * decision.weights
             decision.head_weights = self.beta * last[1] + (1.0 - self.beta) * decision.head_weights
         self._head_weights = decision.head_weights
-        return replace(decision, solution=None)
-
-
-def _values(losses: Losses) -> list[Tensor]:
-    return list(losses.values()) if isinstance(losses, Mapping) else list(losses)
+        return replace(decision, solution=None, cause=named_cause(decision, self.tasks))

@@ -36,12 +36,14 @@ def print_methods(console: Console) -> None:
     table.add_row("stl", "one task", "a network a task", "the baseline of Δm", "task")
     for name in registry.available():
         cls = registry.balancer_class(name)
-        balancer = cls(2)
-        options = [p for p in inspect.signature(cls).parameters.values() if p.name not in ("tasks", *COMMON)]
-        shown = " ".join(f"{p.name}={p.default}" if p.default is not p.empty else p.name for p in options)
-        table.add_row(name, balancer.needs, balancer.cost, cls.reference, shown)
+        options = {p.name: p.default for p in inspect.signature(cls).parameters.values() if p.name != "tasks"}
+        hidden = COMMON if options.keys() >= set(COMMON) else ()
+        required = inspect.Parameter.empty
+        shown = " ".join(f"{k}={v}" if v is not required else k for k, v in options.items() if k not in hidden)
+        needs, cost = ("", "") if required in options.values() else (cls(2).needs, cls(2).cost)
+        table.add_row(name, needs, cost, cls.reference, shown)
     console.print(table)
-    print("Most methods that look at gradients also have update_every, max_norm and heads: see their docstrings.")
+    console.print("Methods that weigh gradients also have update_every, max_norm and heads: see their docstrings.")
 
 
 def _table(*headings: str) -> Table:

@@ -71,7 +71,7 @@ def solve(gramian: np.ndarray, spec: str) -> Solution:
         if option not in allowed:
             raise OptionError(
                 f"solver {name!r} has no option {option!r} (it has {', '.join(allowed) or 'none'})"
-                f"{suggest(option, allowed)}"
+                f"{suggest(option, allowed, listing=False)}"
             )
     if "order" in allowed:
         options.setdefault("order", list(range(len(gramian))))

@@ -207,7 +207,7 @@ def add_gradients(leaves: Sequence[Tensor], gradients: Sequence[Block]) -> None:
     """Add gradients, one per leaf, to ``.grad``; None leaves a leaf alone."""
     for leaf, gradient in zip(leaves, gradients, strict=True):
         if gradient is not None:
-            gradient = gradient.detach().to(leaf.dtype)
+            gradient = gradient.detach().to(leaf.device, leaf.dtype)
             # autograd may hand one tensor to several parameters, or an expanded one: .grad must own its memory
             leaf.grad = gradient.clone() if leaf.grad is None else leaf.grad.add_(gradient)
 

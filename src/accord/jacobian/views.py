@@ -21,6 +21,9 @@ class LossesOnly(Jacobian):
         self.losses, self.names, self.values = gathered.tensors, gathered.names, gathered.values
         self.parameters, self.retain_graph, self._heads, self._rows = (), False, (), None
 
+    def check_reach(self) -> None:
+        """There is nothing to reach."""
+
     def _differentiate(self) -> list[Block]:
         return []
 

@@ -4,23 +4,22 @@ from collections.abc import Callable
 
 from accord.solvers.ccp import ccp_program, nash_ccp
 from accord.solvers.certificates import (
+    alignment_residual,
     cagrad_gap,
+    ccp_gap,
+    ccp_objective,
+    cone_residual,
+    config_residual,
     fair_residual,
+    gradvac_residual,
     imtl_g_spread,
     mgda_gap,
     pcgrad_residual,
+    upgrad_residual,
 )
 from accord.solvers.cone import cone_projections, dualproj, upgrad
-from accord.solvers.cone_certificates import cone_residual, upgrad_residual
 from accord.solvers.fair import fairgrad, nash
 from accord.solvers.minnorm import cagrad, mgda, pareto_stationarity
-from accord.solvers.more_certificates import (
-    alignment_residual,
-    ccp_gap,
-    ccp_objective,
-    config_residual,
-    gradvac_residual,
-)
 from accord.solvers.simplex import descend_on_simplex, project_on_simplex
 from accord.solvers.solution import Outcome, Solution
 from accord.solvers.spectral import aligned_mtl, config

@@ -19,11 +19,10 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from accord.errors import NonFiniteError, OptionError, ShapeError
-from accord.solvers.certificates import residual_of_fair
+from accord.solvers.certificates.bargaining import gap_of_program, objective_of_ccp, residual_of_fair
 from accord.solvers.fair import nash
-from accord.solvers.more_certificates import gap_of_program, objective_of_ccp
 from accord.solvers.newton import minimise_fair
-from accord.solvers.scaling import EPS, Cosines, all_zero, cosines_of
+from accord.solvers.scaling import EPS, Cosines, all_zero, cosines_of, real_array
 from accord.solvers.solution import Outcome, Solution
 
 TOLERANCE = 1e-8
@@ -39,6 +38,7 @@ MAX_STEPS = 100  # of Newton, for one program: a bound on the loop alone, 5 to 3
 MARGIN = 1.0  # how far inside the constraints, in φ, a program starts
 CENTRED = 1e-2  # no product λφ falls below this part of their mean
 SHORTEST = 1e-6
+SMALLEST, LARGEST = 1e-150, 1e150  # weights of unit gradients whose products float64 holds
 
 
 @dataclass(frozen=True)
@@ -74,8 +74,8 @@ def nash_ccp(gramian: ArrayLike, start: ArrayLike | None = None, steps: int = 20
     Args:
         gramian: Shape (K, K), symmetric, positive semidefinite up to rounding.
         start: Shape (K,), at least 0: the weights of an earlier solve; 0 counts as 1. Without it 1 for each task, as
-            published. Where some (Gα)_i at the start is not positive, so that Eq. 5 has no gradient there, the start
-            is the solution of Eq. 4. Not used without the first term.
+            published. Where some (Gα)_i at the start is not positive, so that Eq. 5 has no gradient there, or some
+            α_i‖g_i‖ is outside 1e±150, the start is the solution of Eq. 4. Not used without the first term.
         steps: Programs at most, at least 1.
         first_term: Whether the objective has the term Σ(Gα)_i.
 
@@ -108,9 +108,10 @@ def nash_ccp(gramian: ArrayLike, start: ArrayLike | None = None, steps: int = 20
     inside = _inside(c)
     if inside is None:  # no α > 0 has Gα > 0: the programs have no feasible point
         return nash(gramian)
-    u = given * norms
+    with np.errstate(over="ignore"):
+        u = given * norms
     taken, gap, weight = 0, 0.0, float(first_term)
-    if not first_term or not _positive(c, u):
+    if not first_term or not (u.min() > SMALLEST and u.max() < LARGEST and _positive(c, u)):
         u, _, gap, _ = _minimise(c, np.zeros(len(u)), norms, inside)
         taken = 1
     feasible = bool((u * (c @ u) >= 1.0).all())
@@ -318,7 +319,7 @@ def _start(start: ArrayLike | None, problem: Cosines, caller: str = "nash_ccp", 
     """Shape (K',): the start of the tasks that have a gradient, 1 where none is given."""
     if start is None:
         return np.ones(len(problem.rows))
-    given = np.asarray(start, np.float64)
+    given = real_array(start, name, caller)
     if given.shape != (problem.num_tasks,):
         raise ShapeError(f"{caller}: {name} of shape ({problem.num_tasks},) is needed, got {given.shape}")
     if not np.isfinite(given).all():

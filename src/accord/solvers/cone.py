@@ -7,10 +7,19 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike
 
-from accord.errors import OptionError
-from accord.solvers.cone_certificates import residual_of_cone
+from accord.errors import OptionError, ShapeError
+from accord.solvers.certificates.cones import residual_of_cone
 from accord.solvers.nonnegative import NonNegative
-from accord.solvers.scaling import EPS, VANISHING, Cosines, all_zero, check_semidefinite, cosines_of, symmetrised
+from accord.solvers.scaling import (
+    EPS,
+    VANISHING,
+    Cosines,
+    all_zero,
+    check_semidefinite,
+    cosines_of,
+    real_array,
+    symmetrised,
+)
 from accord.solvers.solution import Outcome, Solution
 
 TOLERANCE = 1e-8  # the certificate that counts as solved
@@ -48,7 +57,7 @@ def upgrad(gramian: ArrayLike, preference: ArrayLike | None = None) -> Solution:
         NonFiniteError: It holds NaN or infinity.
 
     Example:
-        >>> from accord.solvers.cone import upgrad
+        >>> from accord.solvers import upgrad
         >>> upgrad([[1.0, -0.5], [-0.5, 1.0]]).weights
         array([0.75, 0.75])
 
@@ -87,7 +96,7 @@ def dualproj(gramian: ArrayLike, preference: ArrayLike | None = None) -> Solutio
         NonFiniteError: It holds NaN or infinity.
 
     Example:
-        >>> from accord.solvers.cone import dualproj
+        >>> from accord.solvers import dualproj
         >>> dualproj([[4.0, -2.0], [-2.0, 1.25]]).weights
         array([0.5, 0.8])
 
@@ -123,7 +132,7 @@ def cone_projections(gramian: ArrayLike) -> np.ndarray:
         NonFiniteError: It holds NaN or infinity.
 
     Example:
-        >>> from accord.solvers.cone import cone_projections
+        >>> from accord.solvers import cone_projections
         >>> cone_projections([[1.0, -1.0], [-1.0, 4.0]])
         array([[1.  , 0.25],
                [1.  , 1.  ]])
@@ -223,9 +232,9 @@ def _preferred(preference: ArrayLike | None, problem: Cosines, caller: str) -> t
     if preference is None:
         return np.ones(len(problem.rows)), 1.0 / k
     try:
-        p = np.asarray(preference, np.float64)
-    except (ValueError, TypeError) as error:
-        raise OptionError(f"{caller}: preference is no array of K = {k} numbers: {error}") from error
+        p = real_array(preference, "the preference", caller)
+    except ShapeError as error:
+        raise OptionError(f"{error}; K = {k} numbers of at least 0 are needed") from error
     if p.shape != (k,) or not (np.isfinite(p) & (p >= 0.0)).all():
         raise OptionError(
             f"{caller}: preference must be K = {k} finite numbers of at least 0, one a task, got "

@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import ArrayLike
 
-from accord.solvers.certificates import residual_of_fair
+from accord.solvers.certificates.bargaining import residual_of_fair
 from accord.solvers.minnorm import mgda
 from accord.solvers.newton import minimise_fair
 from accord.solvers.scaling import (

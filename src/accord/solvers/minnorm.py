@@ -9,7 +9,7 @@ from numpy.typing import ArrayLike
 
 from accord.errors import OptionError
 from accord.solvers.active_set import SimplexPoint, minimise_on_simplex
-from accord.solvers.certificates import gap_of_cagrad, mgda_gap
+from accord.solvers.certificates.hull import gap_of_cagrad, mgda_gap
 from accord.solvers.scaling import (
     EPS,
     VANISHING,
@@ -28,7 +28,10 @@ RIDGE = 4.0  # in units of the rounding of G's own entries
 AT_FLOOR = 64.0  # a gap within this factor of its floor is rounding
 FEW_DIGITS = 1e-6  # a floor above this is that of a nearly stationary point
 NO_MEAN = 1e-10  # ‖g0‖² relative to its terms below which rounding decides where in the ball the best direction lies
+LARGEST_RADIUS = 1e100
 BISECTIONS = 34
+POLISHED = 1e-10  # a gap above this is polished in extended precision
+POLISHES = 4
 SOUND = 1e-7  # the optimality gap that shows a radius to be below the one at which g_x vanishes
 ROUNDING = 4.0  # reduced costs within this many rounding units of zero are zero
 RESCALES = {0: "none", 1: "1 + c²", 2: "1 + c"}
@@ -103,7 +106,7 @@ def cagrad(gramian: ArrayLike, c: float = 0.4, rescale: int = 0) -> Solution:
         of directions that hurt none (rescaled); the residual is then the largest loss, over ‖g_i‖‖g0‖.
 
     Raises:
-        OptionError: c is negative or not finite, or rescale is not 0, 1 or 2.
+        OptionError: c is negative or above 1e100, or rescale is not 0, 1 or 2.
         ShapeError: Not square, not symmetric, or no Gramian.
         NonFiniteError: It holds NaN or infinity.
 
@@ -116,9 +119,9 @@ def cagrad(gramian: ArrayLike, c: float = 0.4, rescale: int = 0) -> Solution:
         Liu et al., "Conflict-Averse Gradient Descent for Multi-task Learning", NeurIPS 2021, arXiv:2110.14048.
     """
     check_number(c, "c", "cagrad", "the paper uses 0.4")
-    if np.isinf(c):
-        raise OptionError("cagrad: c is infinite; for the max-min direction use mgda")
-    if isinstance(rescale, bool) or not isinstance(rescale, int) or rescale not in RESCALES:
+    if c > LARGEST_RADIUS:
+        raise OptionError(f"cagrad: c = {c:g} is beyond float64's squares; for the max-min direction use mgda")
+    if isinstance(rescale, bool) or not isinstance(rescale, (int, np.integer)) or rescale not in RESCALES:
         raise OptionError(f"cagrad: rescale = {rescale!r} is not 0 (none), 1 (by 1 + c²) or 2 (by 1 + c)")
     problem = cosines_of(gramian, "cagrad")
     if not len(problem.rows):
@@ -142,6 +145,8 @@ def cagrad(gramian: ArrayLike, c: float = 0.4, rescale: int = 0) -> Solution:
         weights = np.full(live, 1.0 / k / divisor)
         return problem.solution("cagrad", weights, residual=0.0, floor=0.0, outcome="solved")
     found = _at_radius(problem, exact, norms, mean, radius)
+    if not found.vanishing and gap_of_cagrad(exact, found.x, mean, radius) > POLISHED:
+        found = _polished(problem, exact, sums / k, radius, found)
     if found.vanishing:
         return _beside_stationary(problem, exact, norms, mean, radius, divisor)
     size = abs(float(found.x @ mean)) + radius * found.length
@@ -175,6 +180,45 @@ def _at_radius(problem: Cosines, exact: np.ndarray, norms: np.ndarray, mean: np.
     length = float(np.sqrt(max(0.0, square)))
     weights = np.full(len(x), 1.0 / problem.num_tasks) + (0.0 if vanishing else radius / length) * x
     return _Averse(x, length, vanishing, weights, point.steps)
+
+
+def _polished(problem: Cosines, exact: np.ndarray, mean: np.ndarray, radius: float, found: _Averse) -> _Averse:
+    """Newton steps on the support, with the residual of m + (κ/‖g_x‖)Gx = λ in extended precision.
+
+    Near Pareto stationarity the rounding of the cosines costs the closed form the digits that these steps bring back.
+    """
+    support = np.flatnonzero(found.x > 0.0)
+    g, m = exact[np.ix_(support, support)], mean[support].astype(np.longdouble)
+    n = problem.norms[support] / problem.norms[support].max()
+    x = found.x[support].astype(np.longdouble)
+    best, least = found.x, gap_of_cagrad(exact, found.x, mean.astype(np.float64), radius)
+    for _ in range(POLISHES):
+        supply = g @ x
+        square = x @ supply
+        if not square > 0.0:
+            break
+        mu = radius / np.sqrt(square)
+        slope = m + mu * supply
+        level = x @ slope
+        curve = (mu * (g - np.outer(supply, supply) / square)).astype(np.float64) / n / n[:, None]
+        matrix = np.block([[curve, -1.0 / n[:, None]], [1.0 / n[None], np.zeros((1, 1))]])
+        right = np.append(((level - slope) / n).astype(np.float64), float(1.0 - x.sum()))
+        try:
+            step = np.linalg.solve(matrix, right)[:-1] / n
+        except np.linalg.LinAlgError:
+            break
+        if not (np.isfinite(step).all() and (x + step > 0.0).all()):
+            break
+        x = x + step
+        candidate = np.zeros(len(found.x))
+        candidate[support] = (x / x.sum()).astype(np.float64)
+        gap = gap_of_cagrad(exact, candidate, mean.astype(np.float64), radius)
+        if gap >= least:
+            break
+        best, least = candidate, gap
+    length = float(np.sqrt(max(0.0, float(best @ exact @ best))))
+    weights = np.full(len(best), 1.0 / problem.num_tasks) + radius / length * best
+    return found._replace(x=best, length=length, weights=weights)
 
 
 def _beside_stationary(

@@ -122,6 +122,21 @@ def cosines_of(gramian: ArrayLike, caller: str) -> Cosines:
     return Cosines(c, norms, g, rows, len(given))
 
 
+def real_array(value: ArrayLike, name: str, caller: str) -> np.ndarray:
+    """An array of any shape in float64; what holds no real numbers is refused. The result may share its memory.
+
+    Raises:
+        ShapeError: It is ragged, or holds something else than real numbers.
+    """
+    try:
+        given = np.asarray(value)
+    except (ValueError, TypeError, RuntimeError) as error:
+        raise ShapeError(f"{caller}: {name} cannot be read as an array: {error}") from error
+    if given.dtype.kind not in "fiub":
+        raise ShapeError(f"{caller}: {name} must hold real numbers, got dtype {given.dtype}")
+    return given.astype(np.float64, copy=False)
+
+
 def check_semidefinite(square: float, size: float, caller: str) -> None:
     """Refuse xᵀCx that is negative beyond rounding, where ``size`` is xᵀ|C|x."""
     if square < -SYMMETRY_TOLERANCE * size:

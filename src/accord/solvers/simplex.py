@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from accord.errors import NonFiniteError, OptionError, ShapeError
+from accord.solvers.scaling import real_array
 
 
 def project_on_simplex(x: ArrayLike) -> np.ndarray:
@@ -33,7 +34,7 @@ def project_on_simplex(x: ArrayLike) -> np.ndarray:
     References:
         Duchi et al., "Efficient Projections onto the l1-Ball for Learning in High Dimensions", ICML 2008, Figure 1.
     """
-    given = np.asarray(x, np.float64)
+    given = real_array(x, "the vector", "project_on_simplex")
     if given.ndim != 1 or not len(given):
         raise ShapeError(f"project_on_simplex: a vector of shape (K,) is needed, got shape {given.shape}")
     _check_finite(given, "project_on_simplex", "the vector")
@@ -92,11 +93,11 @@ def descend_on_simplex(
         Ji, "Direction-oriented Multi-objective Learning", NeurIPS 2023, arXiv:2305.18409. Fernando et al., "Mitigating
         Gradient Bias in Multi-objective Learning", ICLR 2023, arXiv:2210.12624.
     """
-    h = np.asarray(gramian, np.float64)
+    h = real_array(gramian, "the matrix", "descend_on_simplex")
     if h.ndim != 2 or h.shape[0] != h.shape[1] or not len(h):
         raise ShapeError(f"descend_on_simplex: a matrix of shape (K, K) is needed, got shape {h.shape}")
-    w = np.asarray(weights, np.float64)
-    added = np.zeros(len(h)) if shift is None else np.asarray(shift, np.float64)
+    w = real_array(weights, "the weights", "descend_on_simplex")
+    added = np.zeros(len(h)) if shift is None else real_array(shift, "the shift", "descend_on_simplex")
     if w.shape != (len(h),) or added.shape != (len(h),):
         raise ShapeError(
             f"descend_on_simplex: weights and shift of shape ({len(h)},) are needed, got {w.shape} and {added.shape}"

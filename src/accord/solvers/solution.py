@@ -24,7 +24,8 @@ class Solution:
         floor: The smallest residual that float64 can show for this Gramian.
         outcome: ``"solved"``; ``"stationary"`` when the gradients are Pareto stationary to within rounding, so
             that the definition has no solution or none that float64 can tell; ``"degenerate"`` when the
-            definition does not apply, for the reason in ``cause``.
+            definition does not apply, or float64 does not reach it, for the reason in ``cause``; ``"approximate"``
+            when an algorithm that need not arrive (``nash_ccp``) has ended elsewhere.
         cause: Why the outcome is not plainly ``"solved"``, or which rows are zero; else empty.
         steps: Iterations used.
         zero_rows: Indices of tasks whose gradient is zero.

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from accord.errors import OptionError
-from accord.solvers.more_certificates import config_residual, residual_of_alignment
+from accord.solvers.certificates.alignment import config_residual, residual_of_alignment
 from accord.solvers.scaling import EPS, all_zero, check_semidefinite, cosines_of
 from accord.solvers.solution import Outcome, Solution
 

@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 from numpy.typing import ArrayLike
 
-from accord.errors import OptionError
 from accord.solvers.certificates import imtl_g_spread, pcgrad_residual
+from accord.solvers.orders import Order, among, orders_of
 from accord.solvers.scaling import EPS, all_zero, check_semidefinite, cosines_of
 from accord.solvers.solution import Outcome, Solution
 
 TOLERANCE = 1e-8
 ROUNDING = 16.0  # in units of K·eps: what counts as zero among the eigenvalues of the cosines
 OUTSIDE = 1e-6  # the part of the ones vector in the null space above which equal projections are zero
-
-Order = Sequence[Sequence[int]] | Sequence[int] | np.ndarray
 
 
 def imtl_g(gramian: ArrayLike) -> Solution:
@@ -113,14 +109,11 @@ def pcgrad(gramian: ArrayLike, order: Order | None = None, generator: np.random.
         Yu et al., "Gradient Surgery for Multi-Task Learning", NeurIPS 2020, arXiv:2001.06782, Algorithm 1.
     """
     problem = cosines_of(gramian, "pcgrad")
-    orders = _orders(order, generator, problem.num_tasks)
+    orders = orders_of(order, generator, problem.num_tasks, "pcgrad")
     k = len(problem.rows)
     if not k:
         return all_zero(problem, "pcgrad")
-    position = np.full(problem.num_tasks, -1)
-    position[problem.rows] = np.arange(k)
-    local = position[orders[problem.rows]]
-    local = local[local >= 0].reshape(k, k)  # (K', K'): projections in turn, zero rows left out
+    local = among(problem.rows, orders)  # (K', K'): projections in turn, zero rows left out
     surgery = np.eye(k)  # row i holds the weights of ĝ_i on the unit gradients, over ‖g_i‖
     tasks = np.arange(k)
     for others in local.T:  # all tasks take their next projection at once
@@ -141,17 +134,3 @@ def pcgrad(gramian: ArrayLike, order: Order | None = None, generator: np.random.
         cause="" if solved else f"the recursion run anew differs by {residual:.1e}",
         steps=k,
     )
-
-
-def _orders(order: Order | None, generator: np.random.Generator | None, k: int) -> np.ndarray:
-    """Shape (K, K): row i is the order in which task i is projected."""
-    if (order is None) == (generator is None):
-        raise OptionError("pcgrad: give either an order of projections or a generator to draw it from")
-    if generator is not None:
-        return np.stack([generator.permutation(k) for _ in range(k)])
-    given = np.asarray(order)
-    if given.shape == (k,):
-        given = np.tile(given, (k, 1))
-    if given.shape != (k, k) or not (np.sort(given, axis=1) == np.arange(k)).all():
-        raise OptionError(f"pcgrad: order must be a permutation of 0..{k - 1}, or {k} of them, got shape {given.shape}")
-    return given

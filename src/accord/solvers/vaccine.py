@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from accord.errors import NonFiniteError, OptionError, ShapeError
-from accord.solvers.more_certificates import residual_of_gradvac
-from accord.solvers.scaling import EPS, VANISHING, Cosines, all_zero, cosines_of
+from accord.solvers.certificates.surgery import residual_of_gradvac
+from accord.solvers.orders import Order, among, orders_of
+from accord.solvers.scaling import EPS, VANISHING, Cosines, all_zero, cosines_of, real_array
 from accord.solvers.solution import Outcome, Solution
 
 TOLERANCE = 1e-8
 NEAREST = 1e-8  # a target within this of ±1 counts as that far from it: the length grows as 1/√(1 − φ̂²)
 LONGEST = 1e100  # a gradient grown beyond this many times its own length is measured anew
-
-Order = Sequence[Sequence[int]] | Sequence[int] | np.ndarray
 
 
 def gradvac(
@@ -94,15 +92,11 @@ def vaccinate(
     """
     problem = cosines_of(gramian, "gradvac")
     wanted = _targets(targets, problem.num_tasks)
-    orders = projection_orders(order, generator, problem.num_tasks, "gradvac")
+    orders = orders_of(order, generator, problem.num_tasks, "gradvac")
     observed = wanted.copy()
     if not len(problem.rows):
         return all_zero(problem, "gradvac"), observed
-    k = len(problem.rows)
-    position = np.full(problem.num_tasks, -1)
-    position[problem.rows] = np.arange(k)
-    local = position[orders[problem.rows]]
-    local = local[local >= 0].reshape(k, k)  # (K', K'): who is met in turn, zero rows left out
+    local = among(problem.rows, orders)  # (K', K'): who is met in turn, zero rows left out
     live = np.ix_(problem.rows, problem.rows)
     met = _meet(problem.cosines, wanted[live].clip(NEAREST - 1.0, 1.0 - NEAREST), local)
     observed[live] = np.where(np.isnan(met.cosines), wanted[live], met.cosines)
@@ -189,7 +183,7 @@ def _solution(problem: Cosines, met: _Met, targets: np.ndarray, orders: np.ndarr
 
 def _targets(targets: ArrayLike, k: int) -> np.ndarray:
     """Shape (K, K), checked; the diagonal, which means nothing, is zero."""
-    wanted = np.array(targets, np.float64)
+    wanted = real_array(targets, "the targets", "gradvac").copy()
     if wanted.shape != (k, k):
         raise ShapeError(f"gradvac: targets of shape ({k}, {k}) are needed, got {wanted.shape}")
     np.fill_diagonal(wanted, 0.0)
@@ -199,19 +193,3 @@ def _targets(targets: ArrayLike, k: int) -> np.ndarray:
         i, j = np.unravel_index(np.abs(wanted).argmax(), wanted.shape)
         raise OptionError(f"gradvac: the target [{i}, {j}] = {wanted[i, j]:.6g} is no cosine: it must be from -1 to 1")
     return wanted
-
-
-def projection_orders(order: Order | None, generator: np.random.Generator | None, k: int, caller: str) -> np.ndarray:
-    """Shape (K, K): row i is the order in which task i meets the others; given, or drawn from the generator."""
-    if (order is None) == (generator is None):
-        raise OptionError(f"{caller}: give either an order of projections or a generator to draw it from")
-    if generator is not None:
-        return np.stack([generator.permutation(k) for _ in range(k)])
-    given = np.asarray(order)
-    if given.shape == (k,):
-        given = np.tile(given, (k, 1))
-    if given.shape != (k, k) or not (np.sort(given, axis=1) == np.arange(k)).all():
-        raise OptionError(
-            f"{caller}: order must be a permutation of 0..{k - 1}, or {k} of them, got shape {given.shape}"
-        )
-    return given

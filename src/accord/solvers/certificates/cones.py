@@ -1,4 +1,4 @@
-"""The certificates of the cone projections, UPGrad and DualProj: from the Gramian and the weights alone."""
+"""The certificates of the cone projections: UPGrad and DualProj."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def cone_residual(gramian: ArrayLike, wish: ArrayLike, weights: ArrayLike) -> fl
         ShapeError: The shapes do not fit.
 
     Example:
-        >>> from accord.solvers.cone_certificates import cone_residual
+        >>> from accord.solvers import cone_residual
         >>> cone_residual([[1.0, -0.5], [-0.5, 1.0]], [1.0, 0.0], [1.0, 0.5])
         0.0
     """
