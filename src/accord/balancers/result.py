@@ -21,7 +21,7 @@ class Balance:
         losses: The losses, shape (K,), float64 on the CPU.
         weights: The weights of the task gradients, shape (K,), float64 on the CPU. A method that mixes
             gradients coordinate by coordinate (GradDrop) has no weights: NaN. Those of a method that averages
-            gradients over the steps (MoCo, DB-MTL) are the weights of the averages.
+            gradients over the steps (MoCo, DB-MTL) belong to the averages, not to this step's gradients.
         gramian: Shape (K, K), float64 on the CPU, where the step computed it.
         residual: The certificate of the weights, where the method has one (``accord.solvers.Solution``).
         outcome: ``"solved"``, ``"stationary"``, ``"degenerate"``, or ``"approximate"`` where a published approximation
