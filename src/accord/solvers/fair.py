@@ -23,6 +23,7 @@ from accord.solvers.solution import Outcome, Solution
 
 TOLERANCE = 1e-8  # the certificate that counts as solved
 LARGEST_LOG = 340.0  # beyond e^±340 a weight times a norm may leave float64's range: then the outcome is degenerate
+FEW_DIGITS = 1e-6  # a floor above this is too rough for "solved", whatever the residual happens to be
 AT_FLOOR = 16.0  # a residual within this factor of the floor is rounding, not a failure
 REFINED = 1e-10  # a residual above this is refined in extended precision
 REFINEMENTS = 4
@@ -129,7 +130,7 @@ def _fair(problem: Cosines, alpha: float, method: str) -> Solution:
         exponent = z + (1.0 - alpha) / (1.0 + alpha) * centre
         weights = np.exp(exponent.clip(-LARGEST_LOG, LARGEST_LOG)) / problem.norms
         weights, residual = _refined(problem.gramian, weights, alpha)
-    if outcome == "solved" and residual > TOLERANCE:
+    if outcome == "solved" and (residual > TOLERANCE or result.floor > FEW_DIGITS):
         at_floor = residual <= AT_FLOOR * result.floor
         if nearly_stationary(problem.cosines, weights * problem.norms):
             outcome = "stationary"
@@ -194,7 +195,7 @@ def _max_min(problem: Cosines, gramian: ArrayLike) -> Solution:
     floor = len(weights) * EPS * float((np.abs(problem.gramian) @ weights).max())
     outcome: Outcome = "solved"
     cause = point.cause if point.outcome == "degenerate" else ""
-    if residual > TOLERANCE:
+    if residual > TOLERANCE or floor > FEW_DIGITS:
         near = nearly_stationary(problem.cosines, x)
         outcome = "stationary" if near else "degenerate"
         cause = f"the {'conflict' if near else 'spread of the norms'} lets float64 come no nearer than {floor:.1e}"

@@ -25,6 +25,7 @@ from accord.solvers.solution import Outcome, Solution
 
 TOLERANCE = {"mgda": 1e-9, "cagrad": 1e-8}
 RIDGE = 4.0  # in units of the rounding of G's own entries
+EXPLAINED = 4.0  # rounding units granted to each product of MGDA's gap
 AT_FLOOR = 64.0  # a gap within this factor of its floor is rounding
 FEW_DIGITS = 1e-6  # a floor above this is that of a nearly stationary point
 NO_MEAN = 1e-10  # ‖g0‖² relative to its terms below which rounding decides where in the ball the best direction lies
@@ -80,9 +81,14 @@ def mgda(gramian: ArrayLike) -> Solution:
     square = float(x @ scaled @ x)
     check_semidefinite(square, float(x @ supply), "mgda")
     vanishing = square <= VANISHING * len(x) * EPS * float(x @ supply)
+    if not vanishing and mgda_gap(scaled, x) > POLISHED:
+        x = _equalised(scaled, norms, x)
     floor = len(x) * EPS * float(supply.max()) / square if square > 0.0 else np.inf
     near = nearly_stationary(problem.cosines, x * norms)
-    return _finished(problem, "mgda", x, (mgda_gap(scaled, x), floor), vanishing, near, point.steps)
+    rough = EXPLAINED * len(x) * EPS * (supply + float(x @ supply))  # (K',): each product's own rounding
+    unexplained = float((square - scaled @ x - rough).max())
+    explained = floor <= FEW_DIGITS and unexplained <= TOLERANCE["mgda"] * square
+    return _finished(problem, "mgda", x, (mgda_gap(scaled, x), floor), point.steps, vanishing, near, explained)
 
 
 def cagrad(gramian: ArrayLike, c: float = 0.4, rescale: int = 0) -> Solution:
@@ -153,7 +159,7 @@ def cagrad(gramian: ArrayLike, c: float = 0.4, rescale: int = 0) -> Solution:
     floor = live * EPS * float((np.abs(scaled) @ found.weights).max()) / size
     gap = gap_of_cagrad(exact, found.x, mean, radius)
     near = nearly_stationary(problem.cosines, found.x * norms)
-    return _finished(problem, "cagrad", found.weights / divisor, (gap, floor), False, near, found.steps)
+    return _finished(problem, "cagrad", found.weights / divisor, (gap, floor), found.steps, near=near)
 
 
 class _Averse(NamedTuple):
@@ -180,6 +186,32 @@ def _at_radius(problem: Cosines, exact: np.ndarray, norms: np.ndarray, mean: np.
     length = float(np.sqrt(max(0.0, square)))
     weights = np.full(len(x), 1.0 / problem.num_tasks) + (0.0 if vanishing else radius / length) * x
     return _Averse(x, length, vanishing, weights, point.steps)
+
+
+def _equalised(scaled: np.ndarray, norms: np.ndarray, x: np.ndarray) -> np.ndarray:
+    """Newton steps on (Gx)_i = xᵀGx on the support, with the residual in extended precision; x where they fail."""
+    support = np.flatnonzero(x > 0.0)
+    g, n = scaled[np.ix_(support, support)], norms[support]
+    exact, fine = g.astype(np.longdouble), x[support].astype(np.longdouble)
+    matrix = np.block([[g / n / n[:, None], -1.0 / n[:, None]], [1.0 / n[None], np.zeros((1, 1))]])
+    best, least = x, mgda_gap(scaled, x)
+    for _ in range(POLISHES):
+        products = exact @ fine
+        short = (fine @ products - products).astype(np.float64) / n
+        try:
+            step = np.linalg.solve(matrix, np.append(short, float(1.0 - fine.sum())))[:-1] / n
+        except np.linalg.LinAlgError:
+            break
+        if not (np.isfinite(step).all() and (fine + step > 0.0).all()):
+            break
+        fine = fine + step
+        candidate = np.zeros(len(x))
+        candidate[support] = (fine / fine.sum()).astype(np.float64)
+        gap = mgda_gap(scaled, candidate)
+        if gap >= least:
+            break
+        best, least = candidate, gap
+    return best
 
 
 def _polished(problem: Cosines, exact: np.ndarray, mean: np.ndarray, radius: float, found: _Averse) -> _Averse:
@@ -335,11 +367,12 @@ def _finished(
     method: str,
     weights: np.ndarray,
     certificate: tuple[float, float],
-    vanishing: bool,
-    near: bool,
     steps: int,
+    vanishing: bool = False,
+    near: bool = False,
+    explained: bool = False,
 ) -> Solution:
-    """Name the outcome from the certificate (gap, floor) and from whether the convex combination (nearly) vanishes."""
+    """Name the outcome from the certificate (gap, floor), a (nearly) vanishing combination, and a gap of rounding."""
     gap, floor = certificate
     outcome: Outcome = "solved"
     cause = ""
@@ -348,7 +381,6 @@ def _finished(
     elif gap > max(TOLERANCE[method], AT_FLOOR * floor):
         outcome, cause = "degenerate", f"the optimality gap is {gap:.1e} where rounding allows {floor:.1e}"
     elif gap > TOLERANCE[method] or floor > FEW_DIGITS:
-        fine = method == "mgda" and floor <= FEW_DIGITS
-        outcome = "solved" if fine else "stationary" if near else "degenerate"
+        outcome = "solved" if explained else "stationary" if near else "degenerate"
         cause = f"the norms' spread and the conflict allow no smaller gap than {floor:.1e} in float64"
     return problem.solution(method, weights, residual=gap, floor=floor, outcome=outcome, cause=cause, steps=steps)

@@ -17,7 +17,7 @@ TOLERANCE = 1e-8
 EPS32 = float(np.finfo(np.float32).eps)
 ROUNDING = 16.0  # in units of K·eps: what counts as zero
 NOISE = 2.0  # eigenvalues within this factor of the most negative one are the Gramian's own rounding
-VANISHED = 1e-6  # the share of 1 in the components kept above which the gradients do not sum to zero
+FEW_DIGITS = 1e-8  # a floor above this leaves nothing sure of a sum that nearly vanishes
 NEARLY = 1e-3  # a convex combination of the unit gradients this short is nearly stationary
 SCALES = ("min", "median", "rmse")
 
@@ -82,12 +82,14 @@ def aligned_mtl(gramian: ArrayLike, scale: str = "min", cutoff: float = EPS32) -
     residual = residual_of_alignment(g, balance, level, len(values))
     outcome: Outcome = "solved"
     cause = f"{len(g) - len(values)} of {len(g)} principal components lie below the cut-off" if kept.dropped else ""
-    if float(np.abs(ones).max()) <= min(ROUNDING * rounding, VANISHED) * np.sqrt(len(g)):
+    part = float(np.linalg.norm(ones)) / np.sqrt(len(g))  # of 1 in the components kept
+    floor = rounding / max(part, EPS)
+    if part <= NEARLY and floor > FEW_DIGITS:
         outcome, cause = "stationary", "the gradients sum to zero to within rounding, and so do the aligned ones"
     elif residual > TOLERANCE:
         outcome = "degenerate"
         cause = f"the smallest eigenvalue kept is {values[0] / values[-1]:.1e} of the largest: rounding decides it"
-    return problem.solution("aligned-mtl", weights, residual=residual, floor=rounding, outcome=outcome, cause=cause)
+    return problem.solution("aligned-mtl", weights, residual=residual, floor=floor, outcome=outcome, cause=cause)
 
 
 def level_of(values: np.ndarray, scale: str) -> float:
