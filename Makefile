@@ -40,6 +40,8 @@ bench: $(STAMP)
 	$(BIN)/python -m benchmarks.solver_latency
 	$(BIN)/python -m benchmarks.nnconv_factored
 	$(BIN)/python -m benchmarks.balancer_overhead
+	$(BIN)/python -m benchmarks.solver_quality --cases 1000 --peer-cases 50
+	$(BIN)/python -m benchmarks.solver_scaling --most 200
 
 toy: $(STAMP)
 	$(BIN)/accord run toy --preset laptop --jobs $(JOBS) --store $(STORE)
