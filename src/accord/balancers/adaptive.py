@@ -178,7 +178,7 @@ class GradNorm(LossBalancer):
 
     Args:
         tasks: The number of tasks, or their names.
-        alpha: α, how strongly slow tasks are preferred; 1.5 in the paper's NYUv2 experiment.
+        alpha: α, how strongly slow tasks are preferred.
         lr: Step size of the weights.
 
     References:
@@ -193,7 +193,7 @@ class GradNorm(LossBalancer):
 
     def __init__(self, tasks: int | Sequence[str], *, alpha: float = 1.5, lr: float = 0.025) -> None:
         super().__init__(tasks)
-        check_number(alpha, "alpha", "GradNorm", "the paper uses 1.5 and 0.12", least=0.0)
+        check_number(alpha, "alpha", "GradNorm", "1.5 is usual", least=0.0)
         check_positive(lr, "lr", "GradNorm")
         self.alpha, self.lr = alpha, lr
         self.reset()

@@ -105,7 +105,7 @@ class IMTLL(Learned, LossBalancer):
         init: Initial s.
 
     References:
-        Liu et al., "Towards Impartial Multi-task Learning", ICLR 2021, Eq. 5.
+        Liu et al., "Towards Impartial Multi-task Learning", ICLR 2021 (its loss balance).
     """
 
     reference = "Liu et al., ICLR 2021"
@@ -150,7 +150,7 @@ class IMTL(Learned, GramianBalancer):
         heads: ``"plain"``, which here means e^s times their own gradient, or ``"weighted"``.
 
     References:
-        Liu et al., "Towards Impartial Multi-task Learning", ICLR 2021, Algorithm 1.
+        Liu et al., "Towards Impartial Multi-task Learning", ICLR 2021.
     """
 
     reference = "Liu et al., ICLR 2021"

@@ -101,7 +101,7 @@ class MoDo(TwoBatchBalancer):
 
     References:
         Chen et al., "Three-Way Trade-Off in Multi-Objective Learning: Optimization, Generalization and
-        Conflict-Avoidance", NeurIPS 2023, arXiv:2305.20057, Algorithm 2.
+        Conflict-Avoidance", NeurIPS 2023, arXiv:2305.20057.
     """
 
     reference = "Chen et al., NeurIPS 2023"

@@ -72,7 +72,7 @@ class GradVac(Seeded, GramianBalancer):
 
     Args:
         tasks: The number of tasks, or their names.
-        beta: Share of the new cosine in the average; 0.01 in the paper, 0.5 in most code.
+        beta: Share of the new cosine in the average; 0.5 in other implementations.
         reduction: ``"sum"`` or ``"mean"`` of the changed gradients.
         seed: Of the generator that draws the order.
         update_every: Steps between two solves.
@@ -80,7 +80,7 @@ class GradVac(Seeded, GramianBalancer):
         heads: ``"plain"`` or ``"weighted"``.
 
     References:
-        Wang et al., "Gradient Vaccine", ICLR 2021, arXiv:2010.05874, Eq. 5 and Algorithm 1.
+        Wang et al., "Gradient Vaccine", ICLR 2021, arXiv:2010.05874, Algorithm 1.
     """
 
     reference = "Wang et al., ICLR 2021"

@@ -95,7 +95,7 @@ class MoCo(RowTracker):
 
     References:
         Fernando et al., "Mitigating Gradient Bias in Multi-objective Learning: A Provably Convergent Approach",
-        ICLR 2023, arXiv:2210.12624, Algorithm 1.
+        ICLR 2023, arXiv:2210.12624.
     """
 
     reference = "Fernando et al., ICLR 2023"

@@ -131,7 +131,7 @@ class AlphaFair(Wrapper):
         alpha: α, finite.
 
     References:
-        Ban and Ji, "Fair Resource Allocation in Multi-Task Learning", ICML 2024, arXiv:2402.15638, Section 5.
+        Ban and Ji, "Fair Resource Allocation in Multi-Task Learning", ICML 2024, arXiv:2402.15638.
     """
 
     reference = "Ban and Ji, ICML 2024"
