@@ -85,8 +85,8 @@ def check_balancer(method: str | type[Balancer], **options: Any) -> None:
     ``@pytest.mark.parametrize("name", CHECKS)``, then ``CHECKS[name](Row("nash-mtl", update_every=3))``.
 
     Args:
-        method: The name of a registered method, a spec with options, or a class. A class must be one that can be
-            imported, or it cannot be pickled.
+        method: The name of a registered method, a spec with options, or a class. One that cannot be found by its
+            name, such as a class made inside a function, is not pickled.
         **options: Its options; one that depends on the number of tasks is given as a function of that number.
 
     Raises:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import pickle
+import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -76,11 +77,13 @@ def state_is_a_copy(row: Row) -> None:
 
 @check
 def copies(row: Row) -> None:
-    """Deep copies and pickles go on as the original does, and apart from it."""
-    copiers: dict[str, Callable[[Any], Any]] = {
-        "deep copy": copy.deepcopy,
-        "pickle": lambda item: pickle.loads(pickle.dumps(item)),
-    }
+    """Deep copies and pickles go on as the original does, and apart from it.
+
+    A class that cannot be found by its name, such as one made inside a function, is deep-copied alone.
+    """
+    copiers: dict[str, Callable[[Any], Any]] = {"deep copy": copy.deepcopy}
+    if getattr(sys.modules.get(row.cls.__module__), row.cls.__qualname__, None) is row.cls:
+        copiers["pickle"] = lambda item: pickle.loads(pickle.dumps(item))
     for name, copier in copiers.items():
         balancer, net = trained(row)
         other, other_net = copier(balancer), copy.deepcopy(net)
