@@ -11,6 +11,7 @@ from accord.solvers.scaling import EPS, all_zero, check_semidefinite, cosines_of
 from accord.solvers.solution import Outcome, Solution
 
 TOLERANCE = 1e-8
+FEW_DIGITS = 1e-6  # a floor above this is too rough for "solved", whatever the residual happens to be
 ROUNDING = 16.0  # in units of K·eps: what counts as zero among the eigenvalues of the cosines
 OUTSIDE = 1e-6  # the part of the ones vector in the null space above which equal projections are zero
 
@@ -73,7 +74,7 @@ def imtl_g(gramian: ArrayLike) -> Solution:
         cause = "the projections are negative: every task's loss increases" if total < 0 else ""
     floor = k * EPS * float((np.abs(c) @ np.abs(v)).max())
     spread = imtl_g_spread(norms[:, None] * c * norms, weights)
-    if outcome == "solved" and spread > TOLERANCE:
+    if outcome == "solved" and (spread > TOLERANCE or floor > FEW_DIGITS):
         outcome = "stationary" if spread <= ROUNDING * floor else "degenerate"
         cause = f"the projections differ by {spread:.1e} where rounding allows {floor:.1e}"
     return problem.solution("imtl-g", weights, residual=spread, floor=floor, outcome=outcome, cause=cause)
