@@ -125,9 +125,11 @@ def test_all_methods_of_a_seed_see_the_same_data(experiment, tmp_path):
 
 def start(store, preset, methods, jobs=1, checkpoint_seconds=0.25):
     program = f"""
+import signal
 from quadratic import EXPERIMENT
 from accord.bench.runner import run
 if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs inherit it ignored
     try:
         run(EXPERIMENT, {preset!r}, {methods!r}, [0], {str(store)!r}, jobs={jobs},
             checkpoint_seconds={checkpoint_seconds})

@@ -116,7 +116,7 @@ EXPERIMENT = Experiment(
     tasks=tuple(TaskSpec(name, (Metric("distance", unit="m"),)) for name in TASKS),
     presets={
         "smoke": Settings(),
-        "slow": Settings(units=8, pause=0.4),
+        "slow": Settings(units=8, pause=0.2),
         "broken": Settings(fail_at=3, fail_method="stl:task=left"),
         "stillborn": Settings(kill_at=-1),
         "deadly": Settings(kill_at=3, kill_method="stl:task=left"),
