@@ -370,3 +370,12 @@ def test_losses_are_checked_as_ever():
     accord.NashMTL(3).backward(losses, features=z)
     with pytest.raises(EngineError, match="anew"):
         accord.NashMTL(3).backward(losses, features=z)
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_the_trunk_s_graph_is_freed_by_the_step(engine):
+    net = Net()
+    z = net.features()
+    accord.MGDA(2).backward([z.square().mean(), (z - 1).square().mean()], features=z, engine=engine)
+    with pytest.raises(RuntimeError, match="second time"):
+        z.sum().backward()

@@ -171,7 +171,7 @@ class Balancer(nn.Module):
             if clipped and isinstance(jacobian, LossesOnly):
                 raise OptionError(f"{type(self).__name__}(losses): max_norm needs the shared parameters: give shared=")
             scale = clip_factor(decision, jacobian.pull(decision.weights) if clipped else None)
-        except BaseException:
+        except BaseException:  # as in apply: a failed step has not happened
             self.restore(before)
             raise
         weights = scale * torch.from_numpy(decision.weights)
