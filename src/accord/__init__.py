@@ -48,6 +48,7 @@ if TYPE_CHECKING:
         make,
         register,
     )
+    from accord.jacobian import watch
 
 __version__ = metadata.version("accord")
 
@@ -90,6 +91,7 @@ __all__ = [
     "register",
     "solvers",
     "testing",
+    "watch",
 ]
 
 _MODULES = ("jacobian", "metrics", "solvers", "testing")
@@ -98,7 +100,10 @@ _MODULES = ("jacobian", "metrics", "solvers", "testing")
 def __getattr__(name: str) -> Any:
     if name not in __all__:
         raise AttributeError(f"module 'accord' has no attribute {name!r}")
-    value = import_module(f"accord.{name}") if name in _MODULES else getattr(import_module("accord.balancers"), name)
+    if name in _MODULES:
+        value = import_module(f"accord.{name}")
+    else:
+        value = getattr(import_module("accord.jacobian" if name == "watch" else "accord.balancers"), name)
     globals()[name] = value
     return value
 

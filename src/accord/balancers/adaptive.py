@@ -129,7 +129,7 @@ class FAMO(LossBalancer):
         if callable(losses):
             with torch.no_grad():
                 losses = losses()
-        values = loss_values(self._ordered(losses), self.num_tasks, "FAMO").numpy()
+        values = self._reduce.mean(loss_values(self._ordered(losses), self.num_tasks, "FAMO")).numpy()
         above = values - self._bounds() + TINY
         if not (np.isfinite(above) & (above > 0)).all():
             bad = [f"{n!r} = {v:.6g}" for n, v, a in zip(self.tasks, values, above, strict=True) if not 0 < a < np.inf]

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Unpack
 
 import numpy as np
 
 from accord import solvers
 from accord.balancers.base import Heads
-from accord.balancers.gramian import GramianBalancer
+from accord.balancers.gramian import GramianBalancer, GramianOptions
 from accord.balancers.options import check_choice
 from accord.balancers.registry import register
 from accord.solvers import Solution
@@ -24,9 +25,8 @@ class IMTLG(GramianBalancer):
 
     Args:
         tasks: The number of tasks, or their names.
-        update_every: Steps between two solves.
-        max_norm: Clip the shared gradient to this norm.
         heads: ``"weighted"`` or ``"plain"``.
+        **common: ``update_every``, ``budget``, ``max_norm`` and the estimates ``gramian_*``: see ``GramianBalancer``.
 
     References:
         Liu et al., "Towards Impartial Multi-task Learning", ICLR 2021.
@@ -39,11 +39,10 @@ class IMTLG(GramianBalancer):
         self,
         tasks: int | Sequence[str],
         *,
-        update_every: int = 1,
-        max_norm: float | None = None,
         heads: Heads = "weighted",
+        **common: Unpack[GramianOptions],
     ) -> None:
-        super().__init__(tasks, heads=heads, update_every=update_every, max_norm=max_norm)
+        super().__init__(tasks, heads=heads, **common)
 
     def solve(self, gramian: np.ndarray) -> Solution:
         """``accord.solvers.imtl_g``."""
@@ -62,9 +61,8 @@ class AlignedMTL(GramianBalancer):
         tasks: The number of tasks, or their names.
         scale: ``"min"``, ``"median"`` (the lower one of two) or ``"rmse"``.
         reduction: ``"sum"`` or ``"mean"`` of the aligned gradients.
-        update_every: Steps between two solves.
-        max_norm: Clip the shared gradient to this norm.
         heads: ``"plain"`` or ``"weighted"``.
+        **common: ``update_every``, ``budget``, ``max_norm`` and the estimates ``gramian_*``: see ``GramianBalancer``.
 
     References:
         Senushkin et al., "Independent Component Alignment for Multi-Task Learning", CVPR 2023, arXiv:2305.19000.
@@ -79,11 +77,10 @@ class AlignedMTL(GramianBalancer):
         *,
         scale: str = "min",
         reduction: str = "sum",
-        update_every: int = 1,
-        max_norm: float | None = None,
         heads: Heads = "plain",
+        **common: Unpack[GramianOptions],
     ) -> None:
-        super().__init__(tasks, heads=heads, update_every=update_every, max_norm=max_norm)
+        super().__init__(tasks, heads=heads, **common)
         check_choice(scale, ("min", "median", "rmse"), "scale", "AlignedMTL")
         check_choice(reduction, ("sum", "mean"), "reduction", "AlignedMTL")
         self.scale = scale
@@ -104,9 +101,8 @@ class ConFIG(GramianBalancer):
 
     Args:
         tasks: The number of tasks, or their names.
-        update_every: Steps between two solves.
-        max_norm: Clip the shared gradient to this norm.
         heads: ``"plain"`` or ``"weighted"``.
+        **common: ``update_every``, ``budget``, ``max_norm`` and the estimates ``gramian_*``: see ``GramianBalancer``.
 
     References:
         Liu et al., "ConFIG: Towards Conflict-free Training of Physics Informed Neural Networks", ICLR 2025,
@@ -120,11 +116,10 @@ class ConFIG(GramianBalancer):
         self,
         tasks: int | Sequence[str],
         *,
-        update_every: int = 1,
-        max_norm: float | None = None,
         heads: Heads = "plain",
+        **common: Unpack[GramianOptions],
     ) -> None:
-        super().__init__(tasks, heads=heads, update_every=update_every, max_norm=max_norm)
+        super().__init__(tasks, heads=heads, **common)
 
     def solve(self, gramian: np.ndarray) -> Solution:
         """``accord.solvers.config``."""

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 import torch
 
 from accord import solvers
 from accord.balancers.base import Heads
-from accord.balancers.gramian import GramianBalancer, times_k
+from accord.balancers.gramian import GramianBalancer, GramianOptions, times_k
 from accord.balancers.options import check_choice, check_flag, check_number, check_positive, warn_option
 from accord.balancers.registry import register
 from accord.solvers import Solution
@@ -30,9 +30,8 @@ class NashMTL(GramianBalancer):
         solver: ``"exact"``, or ``"ccp"``, the paper's Section 3.2.
         ccp_steps: Convex programs a solve, with ``solver="ccp"`` (the paper's Section D.2 compares 1 and 20).
         first_term: Whether their objective has the term Σ_i (Gw)_i (Section D.3 leaves it out).
-        update_every: Steps between two solves.
-        max_norm: Clip the shared gradient to this norm.
         heads: ``"weighted"`` or ``"plain"``.
+        **common: ``update_every``, ``budget``, ``max_norm`` and the estimates ``gramian_*``: see ``GramianBalancer``.
 
     References:
         Navon et al., "Multi-Task Learning as a Bargaining Game", ICML 2022, arXiv:2202.01017.
@@ -47,11 +46,10 @@ class NashMTL(GramianBalancer):
         solver: str = "exact",
         ccp_steps: int = 20,
         first_term: bool = True,
-        update_every: int = 1,
-        max_norm: float | None = None,
         heads: Heads = "weighted",
+        **common: Unpack[GramianOptions],
     ) -> None:
-        super().__init__(tasks, heads=heads, update_every=update_every, max_norm=max_norm)
+        super().__init__(tasks, heads=heads, **common)
         check_choice(solver, ("exact", "ccp"), "solver", "NashMTL")
         check_positive(ccp_steps, "ccp_steps", "NashMTL", integer=True)
         check_flag(first_term, "first_term", "NashMTL")
@@ -65,7 +63,7 @@ class NashMTL(GramianBalancer):
     @property
     def descent(self) -> bool:  # pyrefly: ignore[bad-override]
         """Every utility gᵀd = 1/w is positive."""
-        return self.solver == "exact"
+        return self.solver == "exact" and not self.estimated
 
     @property
     def homogeneity(self) -> float | None:  # pyrefly: ignore[bad-override]
@@ -109,9 +107,8 @@ class FairGrad(GramianBalancer):
         tasks: The number of tasks, or their names.
         alpha: Fairness, at least 0. The paper's experiments use 2.
         times_k: Multiply the shared gradient by K.
-        update_every: Steps between two solves.
-        max_norm: Clip the shared gradient to this norm.
         heads: ``"plain"`` or ``"weighted"``.
+        **common: ``update_every``, ``budget``, ``max_norm`` and the estimates ``gramian_*``: see ``GramianBalancer``.
 
     References:
         Ban and Ji, "Fair Resource Allocation in Multi-Task Learning", ICML 2024, arXiv:2402.15638.
@@ -125,11 +122,10 @@ class FairGrad(GramianBalancer):
         *,
         alpha: float = 2.0,
         times_k: bool = False,
-        update_every: int = 1,
-        max_norm: float | None = None,
         heads: Heads = "plain",
+        **common: Unpack[GramianOptions],
     ) -> None:
-        super().__init__(tasks, heads=heads, update_every=update_every, max_norm=max_norm)
+        super().__init__(tasks, heads=heads, **common)
         check_number(alpha, "alpha", "FairGrad", "1 is Nash-MTL, 2 the paper's choice", least=0.0, infinite=True)
         check_flag(times_k, "times_k", "FairGrad")
         self.alpha = alpha
@@ -138,7 +134,7 @@ class FairGrad(GramianBalancer):
     @property
     def descent(self) -> bool:  # pyrefly: ignore[bad-override]
         """Every utility gᵀd = w^(−1/α) is positive, unless α = 0 makes it the plain sum."""
-        return self.alpha > 0
+        return self.alpha > 0 and not self.estimated
 
     @property
     def homogeneity(self) -> float | None:  # pyrefly: ignore[bad-override]

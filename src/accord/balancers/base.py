@@ -4,25 +4,22 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from accord.balancers.grammar import suggest
+from accord.balancers.inputs import Engine, Features, build_jacobian, fingerprint, loss_scale
 from accord.balancers.options import task_names, warn_option
 from accord.balancers.result import Balance, Decision, clip_factor, named_cause
-from accord.balancers.state import on_cpu
-from accord.errors import OptionError, ShapeError, UnknownNameError
-from accord.jacobian import ENGINES, FEATURE_ENGINES, Jacobian, Losses, LossesOnly, Shared
+from accord.balancers.state import Stateful
+from accord.errors import OptionError, ShapeError
+from accord.jacobian import Jacobian, Local, Losses, LossesOnly, Reduce, Shared
 from accord.jacobian.base import add_gradients
 
 Heads = Literal["weighted", "plain"]
-Engine = str | Callable[..., Jacobian]
-Features = Tensor | Iterable[Tensor]
-STATE_VERSION = 1
 COSTS = {
     "losses": "1 backward",
     "gramian": "K backwards",
@@ -31,7 +28,7 @@ COSTS = {
 }
 
 
-class Balancer(nn.Module):
+class Balancer(Stateful):
     """Decides how the shared parameters of a multi-task network move.
 
     A subclass stores each option under its own name and implements ``decide``; state beyond the last weights
@@ -66,6 +63,12 @@ class Balancer(nn.Module):
         self.tasks, self.named = task_names(tasks, type(self).__name__)
         self.steps = 0
         self._weights: np.ndarray | None = None
+        self._reduce: Reduce = Local()
+
+    @property
+    def uses_part(self) -> bool:
+        """Whether ``backward`` is to be given ``part=``."""
+        return False
 
     @property
     def cost(self) -> str:
@@ -85,8 +88,12 @@ class Balancer(nn.Module):
         shared: Shared | None = None,
         *,
         features: Features | None = None,
+        heads: Shared | None = None,
         second: Losses | None = None,
+        part: Callable[[Callable[[Any], Any]], Losses] | None = None,
         engine: Engine = "sequential",
+        scaler: Any = None,
+        reduce: Reduce | str = "auto",
     ) -> Balance:
         """Differentiate the losses, balance, and add to ``.grad`` of the shared parameters and the heads.
 
@@ -100,20 +107,33 @@ class Balancer(nn.Module):
             features: In their place, the shared representation: a tensor that all losses were computed from, or
                 several. The gradients are balanced there and go back through the trunk once, whatever K is (MGDA-UB).
                 Cheaper, and another problem than balancing at the parameters; ``max_norm`` clips there too.
+            heads: All other parameters, where the graph does not show them: needed under ``fully_shard`` alone.
             second: The losses of a second, independent batch, for the methods that use two (SDMGrad, MoDo).
+            part: For ``gramian_batch``: a function that is given ``draw``, which takes a random part of a batch, and
+                returns the losses on it: ``lambda draw: model.losses(draw(batch))``.
             engine: ``"sequential"`` (one backward a task, always works), ``"batched"`` (one vectorised backward),
+                ``"auto"``, with options after a colon (``"sequential:lean=true"``, ``"batched:memory=1e9"``),
                 or a callable ``engine(losses, shared) -> Jacobian``.
+            scaler: The ``torch.amp.GradScaler`` of the loop, for float16: gradients are computed and written at its
+                scale, weights are those without it. Then ``scaler.step(optimizer)`` and ``scaler.update()`` as usual.
+            reduce: How the gradients of several processes become those of the joint batch; found out by itself.
 
         Returns:
             The weights and their certificate, for logging.
 
         Raises:
             ShapeError: Not K scalars, or other task names than the balancer's.
-            NonFiniteError: A loss is NaN or infinite.
+            NonFiniteError: A loss is NaN or infinite, and there is no scaler to skip the step.
             OptionError: Neither or both of shared and features, or second with features.
-            EngineError: The losses cannot be differentiated with respect to the shared parameters.
+            EngineError: The losses cannot be differentiated with respect to the shared parameters, or another process
+                failed.
         """
-        jacobian = self._jacobian(losses, shared, features, engine)
+        options = {"engine": engine, "heads": heads, "scaler": scaler, "reduce": reduce}
+        jacobian = self._jacobian(losses, shared, features, **options)
+        if part is not None and not self.uses_part:
+            warn_option(f"{type(self).__name__}: part= has no effect without gramian_batch")
+        elif part is not None:
+            jacobian.part = lambda draw: self._jacobian(part(draw), shared, None, **options)
         if second is not None:
             if self.needs != "cross-gramian":
                 warn_option(f"{type(self).__name__}: second= has no effect, because the method uses one batch")
@@ -123,7 +143,7 @@ class Balancer(nn.Module):
                     "give the parameters of the trunk as shared="
                 )
             else:
-                jacobian.second = self._jacobian(second, shared, None, engine)
+                jacobian.second = self._jacobian(second, shared, None, **options)
                 self._check(jacobian.second)
         return self.apply(jacobian)
 
@@ -133,7 +153,10 @@ class Balancer(nn.Module):
         shared: Shared | None = None,
         *,
         features: Features | None = None,
+        heads: Shared | None = None,
         engine: Engine = "sequential",
+        scaler: Any = None,
+        reduce: Reduce | str = "auto",
     ) -> Tensor:
         """The balanced loss Σ_k w_k l_k with constant weights, for frameworks that call backward themselves.
 
@@ -144,7 +167,10 @@ class Balancer(nn.Module):
             losses: As in ``backward``.
             shared: As in ``backward``; not needed by methods that look at losses alone.
             features: As in ``backward``: the weights are those at the representation.
+            heads: As in ``backward``.
             engine: As in ``backward``.
+            scaler: As in ``backward``; the scalar is not scaled: ``scaler.scale(loss).backward()`` does it.
+            reduce: As in ``backward``.
 
         Returns:
             A scalar with a graph.
@@ -160,20 +186,23 @@ class Balancer(nn.Module):
                 "instead"
             )
         if shared is None and features is None and self.needs == "losses":
-            jacobian: Jacobian = LossesOnly(self._ordered(losses))
+            scale = loss_scale(type(self).__name__, scaler)
+            jacobian: Jacobian = LossesOnly(self._ordered(losses), scale=scale, reduce=reduce)
         else:
-            jacobian = self._jacobian(losses, shared, features, engine, retain_graph=True)
+            options = {"engine": engine, "heads": heads, "scaler": scaler, "reduce": reduce, "retain_graph": True}
+            jacobian = self._jacobian(losses, shared, features, **options)
         self._check(jacobian)
         before = self.snapshot()
         try:
             decision = self._decide(jacobian)
-            clipped = decision.max_norm is not None and decision.gramian is None
-            if clipped and isinstance(jacobian, LossesOnly):
+            if decision.max_norm is not None and isinstance(jacobian, LossesOnly):
                 raise OptionError(f"{type(self).__name__}(losses): max_norm needs the shared parameters: give shared=")
-            scale = clip_factor(decision, jacobian.pull(decision.weights) if clipped else None)
+            scale = clip_factor(decision, lambda: jacobian.norm(jacobian.pull(decision.weights)))
         except BaseException:  # as in apply: a failed step has not happened
             self.restore(before)
             raise
+        if decision.outcome == "skipped":
+            self.restore(before)
         weights = scale * torch.from_numpy(decision.weights)
         return self.objective(jacobian.losses, weights) if self.training else weighted_sum(jacobian.losses, weights)
 
@@ -184,6 +213,7 @@ class Balancer(nn.Module):
         """
         if not isinstance(jacobian, Jacobian):
             return super().apply(jacobian)
+        jacobian.wanted = "losses" if self.needs == "losses" else "rows"
         self._check(jacobian)
         before = self.snapshot()
         try:
@@ -192,7 +222,9 @@ class Balancer(nn.Module):
         except BaseException:  # a step that failed has not happened: tried again, it gives the same numbers
             self.restore(before)
             raise
-        self.accumulate_own(jacobian.values)
+        self.accumulate_own(jacobian.values, jacobian.scale)
+        if decision.outcome == "skipped":  # nor has one whose gradients are not finite, though they are written
+            self.restore(before)
         weights = torch.from_numpy(decision.weights.copy())
         return Balance(
             loss=(torch.from_numpy(decision.head_weights) if decision.directions else weights) @ jacobian.values,
@@ -204,6 +236,9 @@ class Balancer(nn.Module):
             cause=named_cause(decision, self.tasks),
             scale=scale,
             tasks=self.tasks,
+            interval=decision.interval,
+            drift=decision.drift,
+            engine=jacobian.why or jacobian.engine,
         )
 
     def after_step(self, losses: Losses | Callable[[], Losses]) -> None:
@@ -236,66 +271,38 @@ class Balancer(nn.Module):
         own = self.own_objective(torch.stack([loss.detach() for loss in losses]))
         return total if own is None else total + (own - own.detach()).to(total)
 
-    def accumulate_own(self, values: Tensor) -> None:
-        """Add to ``.grad`` of the balancer's own parameters, where it has any; values is (K,)."""
+    def accumulate_own(self, values: Tensor, scale: float = 1.0) -> None:
+        """Add to ``.grad`` of the balancer's own parameters, where it has any, times scale; values is (K,)."""
         own = self.own_objective(values) if self.training else None
         if own is not None:
             with torch.enable_grad():
-                add_gradients(parameters := list(self.parameters()), torch.autograd.grad(own, parameters))
+                add_gradients(parameters := list(self.parameters()), torch.autograd.grad(scale * own, parameters))
 
     def last_weights(self) -> tuple[np.ndarray, np.ndarray]:
         """The last weights of the shared gradients and of the heads'; ones before the first step."""
         weights = np.ones(self.num_tasks) if self._weights is None else self._weights
         return weights, weights
 
-    def own_state(self) -> dict[str, Any]:
-        """State beyond the last weights, as tensors and plain numbers."""
-        return {}
-
-    def load_own_state(self, state: Mapping[str, Any]) -> None:
-        """Take up what ``own_state`` gave."""
-
     # ------------------------------------------------------------------ the rest
 
-    def snapshot(self) -> dict[str, Any]:
-        """State to return to when a step fails."""
-        return self.get_extra_state()
-
-    def restore(self, state: Mapping[str, Any]) -> None:
-        """Return to a ``snapshot``."""
-        self.set_extra_state(state)
-
-    def _jacobian(
-        self,
-        losses: Losses,
-        shared: Shared | None,
-        features: Features | None,
-        engine: Engine,
-        *,
-        retain_graph: bool = False,
-    ) -> Jacobian:
-        name = type(self).__name__
-        if (shared is None) == (features is None):
-            raise OptionError(
-                f"{name}: give one of shared= (the shared parameters) and features= (the shared representation); "
-                + ("neither was given" if shared is None else "both were given")
-            )
-        table = ENGINES if features is None else FEATURE_ENGINES
-        if not callable(engine) and engine not in table:
-            raise UnknownNameError(f"unknown engine {engine!r}{suggest(str(engine), list(table))}")
-        build: Callable[..., Jacobian] = engine if callable(engine) else table[engine]
-        options = {"retain_graph": True} if retain_graph else {}
-        return build(self._ordered(losses), shared if features is None else features, **options)
+    def _jacobian(self, losses: Losses, shared: Shared | None, features: Features | None, **options: Any) -> Jacobian:
+        return build_jacobian(type(self).__name__, self._ordered(losses), shared, features, **options)
 
     def _decide(self, jacobian: Jacobian) -> Decision:
         if not self.training:
             frozen = Decision(*self.last_weights(), outcome="frozen", cause="the balancer is in eval mode")
             frozen.max_norm = getattr(self, "max_norm", None)
             return frozen
+        self._reduce = jacobian.reduce
+        if jacobian.scaled and not bool(torch.isfinite(jacobian.values).all()):
+            finite = torch.isfinite(jacobian.values).tolist()
+            names = ", ".join(name for name, fine in zip(self.tasks, finite, strict=True) if not fine)
+            return Decision(*self.last_weights(), outcome="skipped", cause=f"the losses of {names} are not finite")
         decision = self.decide(jacobian)
+        if decision.outcome == "skipped":
+            return decision
         self.steps += 1
-        if decision.outcome != "skipped":
-            self._weights = decision.weights
+        self._weights = decision.weights
         return decision
 
     def _write(self, jacobian: Jacobian, decision: Decision) -> float:
@@ -307,7 +314,7 @@ class Balancer(nn.Module):
             jacobian.accumulate(decision.weights, decision.head_weights)
             return 1.0
         shared = jacobian.pull(decision.weights)
-        scale = clip_factor(decision, shared)
+        scale = clip_factor(decision, lambda: jacobian.norm(shared))
         shared = [None if block is None else block * scale for block in shared]
         jacobian.add(shared, jacobian.head_gradients(decision.head_weights))
         return scale
@@ -333,55 +340,13 @@ class Balancer(nn.Module):
                 f"{type(self).__name__}: {jacobian.num_tasks} losses were given, but the balancer was made for "
                 f"{self.num_tasks} tasks ({', '.join(self.tasks)})"
             )
+        if jacobian.reduce.size > 1:
+            facts = {
+                "steps": self.steps,
+                "balancer_state": fingerprint({**self.get_extra_state(), "options": repr(self)}),
+            }
+            jacobian.reduce.agree(type(self).__name__, None, **facts)
         jacobian.check_reach()
-
-    def get_extra_state(self) -> dict[str, Any]:
-        """All state, for ``state_dict``."""
-        weights = None if self._weights is None else torch.from_numpy(self._weights.copy())
-        return {
-            "version": STATE_VERSION,
-            "method": self.method,
-            "tasks": list(self.tasks),
-            "named": self.named,
-            "steps": self.steps,
-            "weights": weights,
-            **self.own_state(),
-        }
-
-    def set_extra_state(self, state: Mapping[str, Any]) -> None:
-        """Take up state from ``state_dict``.
-
-        Raises:
-            ShapeError: It is that of another method, of other tasks, or of another version of accord.
-        """
-        if state.get("version") != STATE_VERSION or state.get("method") != self.method:
-            raise ShapeError(
-                f"{type(self).__name__}: the saved state is that of {state.get('method')!r} in state version "
-                f"{state.get('version')}, not of {self.method!r} in version {STATE_VERSION}"
-            )
-        tasks = tuple(state["tasks"])
-        if len(tasks) != self.num_tasks or (self.named and state["named"] and tasks != self.tasks):
-            raise ShapeError(
-                f"{type(self).__name__}: the saved state is for tasks {list(tasks)}, not {list(self.tasks)}"
-            )
-        if state["named"]:
-            self.tasks, self.named = tasks, True
-        self.steps = int(state["steps"])
-        weights = state["weights"]
-        self._weights = None if weights is None else weights.cpu().numpy().copy()
-        self.load_own_state(on_cpu(state))
-
-    def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> Balancer:
-        """Follow the parent's device, never its dtype: parameters of the method stay in float32."""
-        for parameter in self._parameters.values():
-            if parameter is not None:
-                device = fn(torch.empty(0, dtype=parameter.dtype, device=parameter.device)).device
-                parameter.data = parameter.data.to(device)
-                if parameter.grad is not None:
-                    parameter.grad.data = parameter.grad.data.to(device)
-        for child in self.children() if recurse else ():
-            child._apply(fn)
-        return self
 
     def __repr__(self) -> str:
         parts = [repr(list(self.tasks)) if self.named else repr(self.num_tasks)]

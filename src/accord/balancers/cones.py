@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Unpack
 
 import numpy as np
 
 from accord import solvers
 from accord.balancers.base import Heads
-from accord.balancers.gramian import GramianBalancer
+from accord.balancers.gramian import GramianBalancer, GramianOptions
 from accord.balancers.options import check_per_task
 from accord.balancers.registry import register
 from accord.solvers import Solution
@@ -18,26 +19,29 @@ class _ConeBalancer(GramianBalancer):
     """What the two have in common: no task is hurt, and each may be preferred."""
 
     homogeneity = 0.0
-    descent = True
 
     def __init__(
         self,
         tasks: int | Sequence[str],
         *,
         preference: Sequence[float] | None = None,
-        update_every: int = 1,
-        max_norm: float | None = None,
         heads: Heads = "plain",
+        **common: Unpack[GramianOptions],
     ) -> None:
-        super().__init__(tasks, heads=heads, update_every=update_every, max_norm=max_norm)
+        super().__init__(tasks, heads=heads, **common)
         if preference is not None:
             check_per_task(preference, "preference", type(self).__name__, self.num_tasks, least=0.0)
         self.preference = preference
 
     @property
-    def equivariant(self) -> bool:  # pyrefly: ignore[bad-override]
+    def descent(self) -> bool:  # pyrefly: ignore[bad-override]
+        """The cone is that of directions that hurt no task."""
+        return not self.estimated
+
+    @property
+    def equivariant(self) -> bool:
         """A preference belongs to its task's place."""
-        return self.preference is None
+        return self.preference is None and super().equivariant
 
 
 @register("upgrad")
@@ -49,9 +53,8 @@ class UPGrad(_ConeBalancer):
     Args:
         tasks: The number of tasks, or their names.
         preference: Weights (K,) of the projections in the sum; 1/K each by default.
-        update_every: Steps between two solves.
-        max_norm: Clip the shared gradient to this norm.
         heads: ``"plain"`` or ``"weighted"``.
+        **common: ``update_every``, ``budget``, ``max_norm`` and the estimates ``gramian_*``: see ``GramianBalancer``.
 
     References:
         Quinton and Rey, "Jacobian Descent for Multi-Objective Optimization", 2024, arXiv:2406.16232.
@@ -73,9 +76,8 @@ class DualProj(_ConeBalancer):
     Args:
         tasks: The number of tasks, or their names.
         preference: Weights (K,) of the gradients in the mean; 1/K each by default.
-        update_every: Steps between two solves.
-        max_norm: Clip the shared gradient to this norm.
         heads: ``"plain"`` or ``"weighted"``.
+        **common: ``update_every``, ``budget``, ``max_norm`` and the estimates ``gramian_*``: see ``GramianBalancer``.
 
     References:
         Lopez-Paz and Ranzato, "Gradient Episodic Memory for Continual Learning", NeurIPS 2017, arXiv:1706.08840.

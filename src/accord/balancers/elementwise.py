@@ -69,13 +69,15 @@ class GradDrop(Seeded):
         streams: dict[torch.device, torch.Generator] = {}
         divisor = self.num_tasks if self.reduction == "mean" else 1
         directions: list[Tensor | None] = []
-        for block in jacobian.rows():
+        for i, block in enumerate(jacobian.rows()):
             if block is None:
                 directions.append(None)
                 continue
             if block.device not in streams:
                 streams[block.device] = torch.Generator(block.device).manual_seed(seed)
-            directions.append(drop_signs(block, self.leak, streams[block.device]) / divisor)
+            # drawn for the whole parameter and then cut, so that shards see what one process would
+            draw = torch.rand(jacobian.shape(i), generator=streams[block.device], device=block.device)
+            directions.append(drop_signs(block, self.leak, jacobian.shard(i, draw)) / divisor)
         nowhere = np.full(self.num_tasks, np.nan)
         return Decision(nowhere, np.ones(self.num_tasks), gramian, directions=directions)
 
@@ -84,20 +86,19 @@ class GradDrop(Seeded):
         return np.ones(self.num_tasks), np.ones(self.num_tasks)
 
 
-def drop_signs(rows: Tensor, leak: float, generator: torch.Generator) -> Tensor:
+def drop_signs(rows: Tensor, leak: float, draw: Tensor) -> Tensor:
     """One sign a coordinate.
 
     Args:
         rows: Shape (K, *shape).
         leak: Share of the dropped parts that stays.
-        generator: On the rows' device.
+        draw: Uniform numbers, shape (*shape).
 
     Returns:
         Shape (*shape).
     """
     size = rows.abs().sum(0)
     purity = 0.5 * (1.0 + rows.sum(0) / torch.where(size > 0, size, torch.ones_like(size)))
-    draw = torch.rand(purity.shape, generator=generator, device=rows.device, dtype=torch.float32)
     positive = purity > draw
     kept = torch.where(positive, rows.clamp(min=0), rows.clamp(max=0)).sum(0)
     return kept if leak == 0 else leak * rows.sum(0) + (1.0 - leak) * kept

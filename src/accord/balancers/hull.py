@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Unpack
 
 import numpy as np
 
 from accord import solvers
 from accord.balancers.base import Heads
-from accord.balancers.gramian import GramianBalancer, times_k
+from accord.balancers.gramian import GramianBalancer, GramianOptions, times_k
 from accord.balancers.options import check_choice, check_flag, check_number, require_positive
 from accord.balancers.registry import register
 from accord.errors import OptionError
@@ -31,9 +32,8 @@ class MGDA(GramianBalancer):
         tasks: The number of tasks, or their names.
         normalization: ``"none"``, ``"l2"``, ``"loss"`` or ``"loss+"``.
         times_k: Multiply the weights by K.
-        update_every: Steps between two solves.
-        max_norm: Clip the shared gradient to this norm.
         heads: ``"weighted"`` or ``"plain"``.
+        **common: ``update_every``, ``budget``, ``max_norm`` and the estimates ``gramian_*``: see ``GramianBalancer``.
 
     References:
         Sener and Koltun, "Multi-Task Learning as Multi-Objective Optimization", NeurIPS 2018, arXiv:1810.04650.
@@ -48,11 +48,10 @@ class MGDA(GramianBalancer):
         *,
         normalization: str = "none",
         times_k: bool = False,
-        update_every: int = 1,
-        max_norm: float | None = None,
         heads: Heads = "weighted",
+        **common: Unpack[GramianOptions],
     ) -> None:
-        super().__init__(tasks, heads=heads, update_every=update_every, max_norm=max_norm)
+        super().__init__(tasks, heads=heads, **common)
         check_choice(normalization, ("none", "l2", "loss", "loss+"), "normalization", "MGDA")
         check_flag(times_k, "times_k", "MGDA")
         self.normalization = normalization
@@ -61,7 +60,7 @@ class MGDA(GramianBalancer):
     @property
     def descent(self) -> bool:  # pyrefly: ignore[bad-override]
         """Only the gradients that were normalised are sure to be descended."""
-        return self.normalization == "none"
+        return self.normalization == "none" and not self.estimated
 
     def weigh(self, gramian: np.ndarray, values: np.ndarray) -> Solution:
         """``accord.solvers.mgda`` on the normalised gradients."""
@@ -95,9 +94,8 @@ class CAGrad(GramianBalancer):
         c: Radius relative to ‖g0‖, at least 0; 0.4 in the supervised experiments, 0.9 on MT10.
         rescale: 0 (none), 1 (by 1 + c²) or 2 (by 1 + c).
         times_k: Multiply the shared gradient by K.
-        update_every: Steps between two solves.
-        max_norm: Clip the shared gradient to this norm.
         heads: ``"plain"`` or ``"weighted"``.
+        **common: ``update_every``, ``budget``, ``max_norm`` and the estimates ``gramian_*``: see ``GramianBalancer``.
 
     References:
         Liu et al., "Conflict-Averse Gradient Descent for Multi-task Learning", NeurIPS 2021, arXiv:2110.14048.
@@ -113,11 +111,10 @@ class CAGrad(GramianBalancer):
         c: float = 0.4,
         rescale: int = 0,
         times_k: bool = False,
-        update_every: int = 1,
-        max_norm: float | None = None,
         heads: Heads = "plain",
+        **common: Unpack[GramianOptions],
     ) -> None:
-        super().__init__(tasks, heads=heads, update_every=update_every, max_norm=max_norm)
+        super().__init__(tasks, heads=heads, **common)
         check_number(c, "c", "CAGrad", "the paper uses 0.4", least=0.0, infinite=True)
         if math.isinf(c):
             raise OptionError("CAGrad: c is infinite; for the max-min direction use MGDA")
@@ -130,7 +127,7 @@ class CAGrad(GramianBalancer):
     @property
     def descent(self) -> bool:  # pyrefly: ignore[bad-override]
         """With c of at least 1 the ball holds d = 0, so that the worst-off task cannot lose."""
-        return self.c >= 1
+        return self.c >= 1 and not self.estimated
 
     def solve(self, gramian: np.ndarray) -> Solution:
         """``accord.solvers.cagrad``."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Unpack
 
 import numpy as np
 import torch
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 
 from accord import solvers
 from accord.balancers.base import Balancer, Heads
-from accord.balancers.gramian import GramianBalancer
+from accord.balancers.gramian import GramianBalancer, GramianOptions
 from accord.balancers.losses import LossBalancer
 from accord.balancers.options import check_finite, warn_option
 from accord.balancers.registry import register
@@ -29,9 +30,9 @@ class Learned(Balancer):
         self._seen: list[Tensor] = []
         self._still = 0
 
-    def accumulate_own(self, values: Tensor) -> None:
+    def accumulate_own(self, values: Tensor, scale: float = 1.0) -> None:
         """Add to ``.grad`` of the balancer's own parameters."""
-        super().accumulate_own(values)
+        super().accumulate_own(values, scale)
         if not self.training or self._still > PATIENCE:
             return
         now = [parameter.detach().clone() for parameter in self.parameters()]
@@ -145,9 +146,8 @@ class IMTL(Learned, GramianBalancer):
     Args:
         tasks: The number of tasks, or their names.
         init: Initial s.
-        update_every: Steps between two solves.
-        max_norm: Clip the shared gradient to this norm.
         heads: ``"plain"``, which here means e^s times their own gradient, or ``"weighted"``.
+        **common: ``update_every``, ``budget``, ``max_norm`` and the estimates ``gramian_*``: see ``GramianBalancer``.
 
     References:
         Liu et al., "Towards Impartial Multi-task Learning", ICLR 2021.
@@ -162,11 +162,10 @@ class IMTL(Learned, GramianBalancer):
         tasks: int | Sequence[str],
         *,
         init: float = 0.0,
-        update_every: int = 1,
-        max_norm: float | None = None,
         heads: Heads = "plain",
+        **common: Unpack[GramianOptions],
     ) -> None:
-        super().__init__(tasks, heads=heads, update_every=update_every, max_norm=max_norm)
+        super().__init__(tasks, heads=heads, **common)
         check_finite(init, "init", "IMTL")
         self.init = init
         self.log_scale = nn.Parameter(torch.full((self.num_tasks,), float(init)))

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 import torch
 
 from accord import solvers
 from accord.balancers.base import Heads
-from accord.balancers.gramian import GramianBalancer
+from accord.balancers.gramian import GramianBalancer, GramianOptions
 from accord.balancers.options import check_between, check_choice
 from accord.balancers.randomness import Seeded
 from accord.balancers.registry import register
+from accord.errors import OptionError
 from accord.solvers import Solution
 
 
@@ -29,9 +30,8 @@ class PCGrad(Seeded, GramianBalancer):
         tasks: The number of tasks, or their names.
         reduction: ``"sum"`` or ``"mean"`` of the projected gradients.
         seed: Of the generator that draws the order.
-        update_every: Steps between two solves.
-        max_norm: Clip the shared gradient to this norm.
         heads: ``"plain"`` or ``"weighted"``.
+        **common: ``update_every``, ``budget``, ``max_norm`` and the estimates ``gramian_*``: see ``GramianBalancer``.
 
     References:
         Yu et al., "Gradient Surgery for Multi-Task Learning", NeurIPS 2020, arXiv:2001.06782.
@@ -47,11 +47,10 @@ class PCGrad(Seeded, GramianBalancer):
         *,
         reduction: str = "sum",
         seed: int = 0,
-        update_every: int = 1,
-        max_norm: float | None = None,
         heads: Heads = "plain",
+        **common: Unpack[GramianOptions],
     ) -> None:
-        super().__init__(tasks, heads=heads, update_every=update_every, max_norm=max_norm)
+        super().__init__(tasks, heads=heads, **common)
         check_choice(reduction, ("sum", "mean"), "reduction", "PCGrad")
         self.reduction = reduction
         self.seed_with(seed)
@@ -75,9 +74,8 @@ class GradVac(Seeded, GramianBalancer):
         beta: Share of the new cosine in the average; 0.5 in other implementations.
         reduction: ``"sum"`` or ``"mean"`` of the changed gradients.
         seed: Of the generator that draws the order.
-        update_every: Steps between two solves.
-        max_norm: Clip the shared gradient to this norm.
         heads: ``"plain"`` or ``"weighted"``.
+        **common: ``update_every``, ``budget``, ``max_norm`` and the estimates ``gramian_*``: see ``GramianBalancer``.
 
     References:
         Wang et al., "Gradient Vaccine", ICLR 2021, arXiv:2010.05874, Algorithm 1.
@@ -94,11 +92,15 @@ class GradVac(Seeded, GramianBalancer):
         beta: float = 0.01,
         reduction: str = "sum",
         seed: int = 0,
-        update_every: int = 1,
-        max_norm: float | None = None,
         heads: Heads = "plain",
+        **common: Unpack[GramianOptions],
     ) -> None:
-        super().__init__(tasks, heads=heads, update_every=update_every, max_norm=max_norm)
+        super().__init__(tasks, heads=heads, **common)
+        if self.gramian_tasks is not None:
+            raise OptionError(
+                f"GradVac: gramian_tasks = {self.gramian_tasks!r} gives the tasks not drawn one common row, whose "
+                "cosines of 1 would enter the targets; use gramian_batch or gramian_part, or another method"
+            )
         check_between(beta, "beta", "GradVac", 0.0, 1.0)
         check_choice(reduction, ("sum", "mean"), "reduction", "GradVac")
         self.beta = beta

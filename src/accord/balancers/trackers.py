@@ -19,9 +19,8 @@ from accord.balancers.options import (
     require_positive,
 )
 from accord.balancers.registry import register
-from accord.errors import ShapeError
+from accord.errors import EngineError, ShapeError
 from accord.jacobian import Jacobian
-from accord.jacobian.base import inner_products
 from accord.solvers.simplex import descend_on_simplex
 
 Rows = list[Tensor | None]
@@ -39,9 +38,24 @@ class RowTracker(Balancer):
         super().__init__(tasks)
         self._rows: Rows | None = None
         self._count = 0
+        self._shards = (0, 1)
 
-    def track(self, rows: Rows, keep: float) -> Rows:
-        """keep·(last average) + (1 − keep)·rows, from an average of zero at first; it becomes the new one."""
+    def track(self, jacobian: Jacobian, rows: Rows, keep: float) -> Rows:
+        """keep·(last average) + (1 − keep)·rows, from an average of zero at first; it becomes the new one.
+
+        Raises:
+            ShapeError: The rows have other shapes than those tracked so far.
+            EngineError: The averages are of shards over another number of processes.
+        """
+        reduce = jacobian.reduce
+        shards = (reduce.rank, reduce.size) if reduce.parts else (0, 1)
+        if self._rows is not None and self._shards != shards:
+            raise EngineError(
+                f"{type(self).__name__}: the averages are those of shard {self._shards[0] + 1} of {self._shards[1]}, "
+                f"but this process holds shard {shards[0] + 1} of {shards[1]}: state of sharded parameters belongs "
+                "to one number of processes. Resume with as many, or reset() to average anew"
+            )
+        self._shards = shards
         if self._rows is None:
             self._rows = [None] * len(rows)
         pairs = list(zip(self._rows, rows, strict=False))
@@ -68,12 +82,15 @@ class RowTracker(Balancer):
 
     def own_state(self) -> dict[str, Any]:
         """The averages, one block (K, *shape) per shared parameter, and how many steps they hold."""
-        return {"rows": None if self._rows is None else list(self._rows), "count": self._count}
+        rows = None if self._rows is None else list(self._rows)
+        return {"rows": rows, "count": self._count, "shards": list(self._shards)}
 
     def load_own_state(self, state: Mapping[str, Any]) -> None:
         """Take up the averages; they move to the parameters' device at the next step."""
         self._rows = None if state["rows"] is None else list(state["rows"])
         self._count = int(state["count"])
+        rank, size = state["shards"]
+        self._shards = (int(rank), int(size))
 
 
 @register("moco")
@@ -136,8 +153,8 @@ class MoCo(RowTracker):
             norms = np.sqrt(np.diagonal(gramian.numpy()))
             rows = scaled_rows(rows, np.where(norms > 0.0, values / np.where(norms > 0.0, norms, 1.0), 0.0))
         step = self._count + 1
-        tracked = self.track(rows, 1.0 - self.beta / step**self.beta_sigma)
-        products = inner_products(tracked, tracked, self.num_tasks).numpy() + self.rho * np.eye(self.num_tasks)
+        tracked = self.track(jacobian, rows, 1.0 - self.beta / step**self.beta_sigma)
+        products = jacobian.products(tracked, tracked).numpy() + self.rho * np.eye(self.num_tasks)
         self._simplex = descend_on_simplex(products, self._simplex, step=self.gamma / step**self.gamma_sigma)
         directions = self.combined(tracked, self._simplex)
         return Decision(self._simplex, np.ones(self.num_tasks), gramian, directions=directions)
@@ -210,8 +227,8 @@ class DBMTL(RowTracker):
             factors = equal_norms(np.diagonal(gramian.numpy()) * inverse**2)
             return Decision(factors * inverse, inverse, gramian)
         rows = scaled_rows(jacobian.rows(), inverse)
-        tracked = self.track(rows, self.beta / (self._count + 1) ** self.beta_sigma)
-        factors = equal_norms(np.diagonal(inner_products(tracked, tracked, self.num_tasks).numpy()))
+        tracked = self.track(jacobian, rows, self.beta / (self._count + 1) ** self.beta_sigma)
+        factors = equal_norms(np.diagonal(jacobian.products(tracked, tracked).numpy()))
         return Decision(factors * inverse, inverse, gramian, directions=self.combined(tracked, factors))
 
     def last_weights(self) -> tuple[np.ndarray, np.ndarray]:

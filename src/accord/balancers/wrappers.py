@@ -70,9 +70,14 @@ class Wrapper(Balancer):
         """What the inner method's parameters minimise."""
         return self.inner.own_objective(values)
 
-    def accumulate_own(self, values: Tensor) -> None:
+    def accumulate_own(self, values: Tensor, scale: float = 1.0) -> None:
         """Add to ``.grad`` of the inner method's parameters."""
-        self.inner.accumulate_own(values)
+        self.inner.accumulate_own(values, scale)
+
+    @property
+    def uses_part(self) -> bool:
+        """As the inner method."""
+        return self.inner.uses_part
 
     def after_step(self, losses: Losses | Callable[[], Losses]) -> None:
         """Hand the losses after the optimiser's step to the inner method."""
@@ -186,9 +191,9 @@ class AlphaFair(Wrapper):
         """What the inner method's parameters minimise, on the transformed losses."""
         return self.inner.own_objective(self._seen(values))
 
-    def accumulate_own(self, values: Tensor) -> None:
+    def accumulate_own(self, values: Tensor, scale: float = 1.0) -> None:
         """Add to ``.grad`` of the inner method's parameters."""
-        self.inner.accumulate_own(self._seen(values))
+        self.inner.accumulate_own(self._seen(values), scale)
 
     def after_step(self, losses: Losses | Callable[[], Losses]) -> None:
         """Hand the transformed losses after the optimiser's step to the inner method."""
@@ -196,7 +201,7 @@ class AlphaFair(Wrapper):
         def transformed() -> Losses:
             found = losses() if callable(losses) else losses
             names = list(found) if isinstance(found, Mapping) else None
-            seen = self._seen(loss_values(found, self.num_tasks, "AlphaFair"))
+            seen = self._seen(self._reduce.mean(loss_values(found, self.num_tasks, "AlphaFair")))
             return seen if names is None else dict(zip(names, seen, strict=True))
 
         self.inner.after_step(transformed)

@@ -6,6 +6,7 @@ import inspect
 from typing import TYPE_CHECKING
 
 from accord.balancers import registry
+from accord.balancers.gramian import GramianOptions
 from accord.bench import experiments
 from accord.errors import DependencyError
 
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 
-COMMON = ("update_every", "max_norm", "heads")
+COMMON = (*GramianOptions.__annotations__, "heads")
 
 
 def print_experiments(console: Console) -> None:
@@ -43,7 +44,8 @@ def print_methods(console: Console) -> None:
         needs, cost = ("", "") if required in options.values() else (cls(2).needs, cls(2).cost)
         table.add_row(name, needs, cost, cls.reference, shown)
     console.print(table)
-    console.print("Methods that weigh gradients also have update_every, max_norm and heads: see their docstrings.")
+    console.print(f"Methods that weigh gradients by their Gramian also have {', '.join(COMMON)}:")
+    console.print("see accord.balancers.GramianBalancer.")
 
 
 def _table(*headings: str) -> Table:

@@ -2,22 +2,33 @@
 
 from __future__ import annotations
 
+import copy
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from accord.errors import EngineError, ShapeError
-from accord.jacobian.losses import Losses, Shared, gather_losses, gather_shared, head_leaves, reaches
+from accord.errors import AccordError, EngineError, ShapeError
+from accord.jacobian.collectives import like_leaf, local_part, shard_like, sharded
+from accord.jacobian.losses import (
+    Losses,
+    Shared,
+    check_finite,
+    gather_losses,
+    gather_shared,
+    head_leaves,
+    parameter_names,
+    reaches,
+)
+from accord.jacobian.reduce import Reduce, choose, refuse_gathered
+from accord.jacobian.remedies import explained
+from accord.jacobian.storage import Block, Held, Rows, inner_products
 
 Weights = Tensor | np.ndarray | Sequence[float]
 """One number a task, shape (K,)."""
-
-Block = Tensor | None
-"""The rows of one parameter, shape (K, *parameter.shape), or None where no loss reaches it."""
 
 
 class Jacobian(ABC):
@@ -30,31 +41,74 @@ class Jacobian(ABC):
         losses: K scalars as a dict, list, tuple or tensor of shape (K,).
         shared: The shared parameters as a module, parameters or named parameters. The graph's other leaves are
             heads: ``heads``.
+        heads: All other leaves, where they cannot be found in the graph, as under ``fully_shard``.
         retain_graph: Keep the graph for a later backward.
+        scale: The factor that a ``GradScaler`` puts on losses: gradients are computed and written times it, everything
+            else is without it. With it, losses need not be finite.
+        reduce: How the gradients of several processes become those of the joint batch: ``"auto"`` (from how the model
+            is held), or ``Local()``, ``MeanRows()``, ``SumShards()``.
 
     Attributes:
         num_tasks: K.
         names: Names of the tasks, when the losses came as a dict.
-        values: The losses, shape (K,), float64 on the CPU.
+        values: The losses, shape (K,), float64 on the CPU; the mean over the processes.
         parameters: The trainable shared parameters.
+        parameter_names: Their names, where ``shared`` had names.
         heads: All other leaves of the losses' graph.
         second: The Jacobian of a second, independent batch, for methods that use one.
+        part: Given a function that draws a random part of a batch, the Jacobian of the losses on it, for methods that
+            estimate.
+        why: Why this engine, where it was chosen.
     """
 
     engine = "jacobian"
     second: Jacobian | None = None
+    part: Callable[[Callable[[Any], Any]], Jacobian] | None = None
+    parameter_names: tuple[str, ...] | None = None
+    why = ""
+    scaled = False
+    _given: tuple[Tensor, ...] | None = None
+    wanted = "rows"
+    """What the method will ask for, ``"rows"`` or ``"losses"`` alone, for engines that compute losses themselves."""
 
-    def __init__(self, losses: Losses, shared: Shared, *, retain_graph: bool = False) -> None:
-        caller = f"jacobian.{self.engine}"
-        gathered = gather_losses(losses, caller)
-        self.losses = gathered.tensors
-        self.names = gathered.names
-        self.values = gathered.values
-        self.parameters: tuple[Tensor, ...] = self._gather(shared, caller)
+    def __init__(
+        self,
+        losses: Losses,
+        shared: Shared,
+        *,
+        heads: Shared | None = None,
+        retain_graph: bool = False,
+        scale: float | None = None,
+        reduce: Reduce | str = "auto",
+    ) -> None:
+        caller = self._caller
         self.retain_graph = retain_graph
+        self.scaled, self.scale = scale is not None, 1.0 if scale is None else float(scale)
         self._heads: tuple[Tensor, ...] | None = None
-        self._rows: list[Block] | None = None
+        self._held: Held | None = None
         self._reached = False
+        error: AccordError | None = None
+        values = torch.zeros(0)
+        facts = {"tasks": 0, "shared_tensors": 0}
+        try:
+            gathered = gather_losses(losses, caller)
+            self.losses, self.names, values = gathered.tensors, gathered.names, gathered.values
+            shared = list(shared) if isinstance(shared, Iterator) else shared  # type: ignore[assignment]
+            self.parameters: tuple[Tensor, ...] = self._gather(shared, caller)
+            self.parameter_names = self._names(shared)
+            self._given = None if heads is None else gather_shared(heads, f"{caller}, heads")
+            refuse_gathered(self._given or (), caller)
+            facts = {"tasks": self.num_tasks, "shared_tensors": len(self.parameters)}
+            self.reduce = self._choose(reduce, shared)
+            if self.reduce.size > 1:
+                self.check_reach()
+        except AccordError as caught:
+            error = caught
+            self.reduce = getattr(self, "reduce", None) or choose(reduce, shared, (), caller)
+        self.reduce.agree(caller, error, **facts)  # what fails on one process fails on all
+        self.values = self.reduce.mean(values)
+        if not self.scaled:
+            check_finite(self.values, self.names, caller)
 
     @property
     def num_tasks(self) -> int:
@@ -68,26 +122,28 @@ class Jacobian(ABC):
             self._heads = self._find_heads()
         return self._heads
 
+    @property
+    def extra_cost(self) -> float:
+        """What a step with ``gramian()`` costs beyond a plain one, in plain steps, a backward being two forwards."""
+        return 2.0 * (self.num_tasks - 1) / 3.0
+
+    # ------------------------------------------------------------------ the operator
+
     def rows(self) -> list[Block]:
         """One block per shared parameter: shape (K, *parameter.shape), or None where no loss reaches it.
+
+        Of sharded parameters it is this process's shard; otherwise the rows of the joint batch.
 
         Raises:
             EngineError: The graph cannot be differentiated by this engine, or no loss reaches any shared parameter.
         """
-        if self._rows is None:
-            self.check_reach()
-            with self._explained():
-                self._rows = self._differentiate()
-        return self._rows
+        blocks = self.held().blocks()
+        return self._unscaled(blocks)
 
     def gramian(self) -> Tensor:
-        """G = JJᵀ, shape (K, K), on the CPU.
-
-        Accumulated parameter by parameter in float64 (float32 on devices without it), because nearly parallel
-        gradients differ only in the last digits of float32.
-        """
-        rows = self.rows()
-        return inner_products(rows, rows, self.num_tasks)
+        """G = JJᵀ, shape (K, K), on the CPU, accumulated in float64 (float32 on devices without it)."""
+        held = self.held()
+        return self.reduce.total(held.products(held)) / self.scale**2
 
     def cross_gramian(self, other: Jacobian) -> Tensor:
         """J₁J₂ᵀ, shape (K, K), on the CPU: entry (i, j) is the product of this gradient i and the other's gradient j.
@@ -107,7 +163,18 @@ class Jacobian(ABC):
                 f"same parameters, got {self.num_tasks} losses and {len(self.parameters)} parameters beside "
                 f"{other.num_tasks} and {len(other.parameters)}"
             )
-        return inner_products(self.rows(), other.rows(), self.num_tasks)
+        return self.reduce.total(self.held().products(other.held())) / (self.scale * other.scale)
+
+    def products(self, left: Sequence[Block], right: Sequence[Block]) -> Tensor:
+        """LRᵀ, shape (K, K), of two sets of rows like ``rows()``."""
+        part = inner_products(left, right, self.num_tasks)
+        return self.reduce.total(part) if self.reduce.parts else part
+
+    def norm(self, gradient: Sequence[Block]) -> float:
+        """The Euclidean norm of a gradient like ``pull(weights)``."""
+        squares = [block.double().square().sum().cpu() for block in gradient if block is not None]
+        square = torch.stack(squares).sum() if squares else torch.zeros((), dtype=torch.float64)
+        return float((self.reduce.total(square) if self.reduce.parts else square).sqrt())
 
     def pull(self, weights: Weights) -> list[Block]:
         """Jᵀw, one tensor per shared parameter, None where no loss reaches it.
@@ -116,74 +183,197 @@ class Jacobian(ABC):
             weights: Shape (K,).
         """
         w = self._weights(weights)
-        if self._rows is None:
-            return self._product(w, self.parameters, keep=True)
-        return [None if block is None else _combined(block, w) for block in self._rows]
+        if self._held is not None:
+            return self._held.combined(w / self.scale)
+        return self._unscaled(self._averaged(self._product(w, self.parameters, keep=True), self.parameters))
 
     def head_gradients(self, weights: Weights) -> list[Block]:
         """Σ_k w_k ∇l_k for the leaves in ``heads``, None where no loss reaches one."""
-        return self._product(self._weights(weights), self.heads, keep=self.retain_graph) if self.heads else []
+        return self._unscaled(self._averaged(self._head_sum(self._weights(weights)), self.heads))
 
     def accumulate(self, weights: Weights, head_weights: Weights) -> None:
         """Add Jᵀw to the shared parameters' ``.grad`` and the heads' weighted gradients to theirs.
 
-        Without stored rows and with equal weights this is one ordinary backward, hooks included.
+        Without stored rows and with equal weights this is one ordinary backward, hooks included, unless gradients of
+        several processes must be averaged.
         """
         w, h = self._weights(weights), self._weights(head_weights)
-        if self._rows is None:
-            self.check_reach()
-        if self._rows is None and torch.equal(w, h):
-            with self._explained():
-                torch.autograd.backward(self.losses, self._cotangents(w), retain_graph=self.retain_graph)
+        if self._held is not None:
+            heads = self._averaged(self._head_sum(h), self.heads)
+            self._write(self._held.combined(w), heads, owned=True)
             return
-        shared = self.pull(w)
-        heads = self.head_gradients(h)
-        self.add(shared, heads)
+        self.check_reach()
+        if not torch.equal(w, h):
+            shared = self._averaged(self._product(w, self.parameters, keep=True), self.parameters)
+            self._write(shared, self._averaged(self._head_sum(h), self.heads))
+        else:
+            self._plain_backward(w)
 
     def add(self, shared: Sequence[Block], heads: Sequence[Block]) -> None:
-        """Add gradients, one per parameter, to ``.grad``; None leaves a parameter alone."""
-        self._add_shared(shared)
-        add_gradients(self.heads, heads)
+        """Add gradients, one per parameter, to ``.grad`` (times ``scale``); None leaves a parameter alone."""
+        if self.scale != 1.0:
+            shared, heads = ([None if g is None else g * self.scale for g in found] for found in (shared, heads))
+        self._write(shared, heads)
+
+    def shape(self, index: int) -> torch.Size:
+        """The shape of a shared parameter, whole."""
+        return self.parameters[index].shape
+
+    def shard(self, index: int, whole: Tensor) -> Tensor:
+        """What of a tensor, shaped like a shared parameter, belongs to this process's rows."""
+        return shard_like(self.parameters[index], whole)
+
+    def restricted(self, indices: Sequence[int]) -> Jacobian:
+        """The Jacobian of the same losses with respect to some of the shared parameters; the graph is kept.
+
+        Args:
+            indices: Which, as positions in ``parameters``.
+        """
+        part = self._view()
+        part.parameters = tuple(self.parameters[i] for i in indices)
+        if self.parameter_names is not None:
+            part.parameter_names = tuple(self.parameter_names[i] for i in indices)
+        return part
+
+    def mixed(self, matrix: Tensor) -> Jacobian:
+        """The Jacobian of combinations of the losses; the graph is kept.
+
+        Args:
+            matrix: Shape (M, K): row m has the coefficients of combination m.
+        """
+        part = self._view()
+        part.losses = tuple(
+            sum((float(c) * loss for c, loss in zip(row, self.losses, strict=True) if c), self.losses[0].new_zeros(()))
+            for row in matrix
+        )
+        part.values = matrix.double() @ self.values
+        part.names = None
+        return part
 
     def check_reach(self) -> None:
         """Raise EngineError unless some loss depends on some shared parameter; the graph is walked once."""
         if self._reached:
             return
         if not self._reaches():
-            raise EngineError(
-                f"jacobian.{self.engine}: none of the {self.num_tasks} losses reaches any of the "
-                f"{len(self.parameters)} shared parameters. Is the right module given as shared, and was the "
-                "representation detached?"
-            )
+            raise self._unreached()
         self._reached = True
+
+    def held(self) -> Held:
+        """This process's part of the rows, times ``scale``, computed once."""
+        if self._held is None:
+            rows = self.local_rows()
+            self._held = self.reduce.hold(rows, self.num_tasks, self._local(self.parameters))
+        return self._held
+
+    def local_rows(self) -> list[Rows]:
+        """The rows on this process's batch alone, times ``scale``."""
+        self.check_reach()
+        with self._explained():
+            rows = self._differentiate()
+        if all(row is None for row in rows):  # where only the backward tells
+            self._reached = False
+            raise self._unreached()
+        return rows
+
+    def head_rows(self) -> list[dict[int, Tensor]]:
+        """For each head the gradients of the tasks that reach it, on this process's batch, times ``scale``."""
+        rows: list[dict[int, Tensor]] = [{} for _ in self.heads]
+        for k, loss in enumerate(self.losses if rows else ()):
+            with self._explained():
+                cotangent = loss.new_full((), self.scale)
+                found = torch.autograd.grad(loss, self.heads, cotangent, retain_graph=True, allow_unused=True)
+            for row, gradient in zip(rows, found, strict=True):
+                if gradient is not None:
+                    row[k] = gradient
+        return rows
+
+    # ------------------------------------------------------------------ what an engine implements
+
+    @abstractmethod
+    def _differentiate(self) -> list[Rows]:
+        """Compute this process's rows, times ``scale``: K vector-Jacobian products."""
 
     def _gather(self, shared: Shared, caller: str) -> tuple[Tensor, ...]:
         """What the rows are taken with respect to."""
         return gather_shared(shared, caller)
 
+    def _names(self, shared: Shared) -> tuple[str, ...] | None:
+        return parameter_names(shared)
+
+    def _choose(self, reduce: Reduce | str, shared: Shared) -> Reduce:
+        return choose(reduce, shared, self.parameters, self._caller)
+
     def _find_heads(self) -> tuple[Tensor, ...]:
-        return head_leaves(self.losses, self.parameters)
+        found, given = head_leaves(self.losses, self.parameters), self._given
+        hidden = any(map(sharded, self.parameters))
+        if hidden:  # fully_shard computes with other tensors than the parameters, and puts gradients back itself
+            missed = len(found) - len(self.parameters) if given is None else 0
+        else:
+            missed = 0 if given is None else len({id(leaf) for leaf in found} - {id(leaf) for leaf in given})
+        if missed > 0:
+            raise EngineError(
+                f"{self._caller}: {missed} leaves of the losses' graph are neither shared parameters nor in heads"
+                + (", which cannot be found by themselves where parameters are sharded" if hidden else "")
+                + "; give all parameters that are not shared as heads=, for instance heads=model.heads"
+            )
+        return found if given is None else given
 
     def _reaches(self) -> bool:
-        return reaches(self.losses, self.parameters)
+        return any(map(sharded, self.parameters)) or reaches(self.losses, self.parameters)
 
-    def _add_shared(self, gradients: Sequence[Block]) -> None:
-        add_gradients(self.parameters, gradients)
-
-    @abstractmethod
-    def _differentiate(self) -> list[Block]:
-        """Compute the rows: K vector-Jacobian products."""
+    def _head_sum(self, weights: Tensor) -> list[Block]:
+        """Σ_k w_k ∇l_k for the heads, times ``scale``, on this process's batch."""
+        return self._product(weights, self.heads, keep=self.retain_graph) if self.heads else []
 
     def _product(self, weights: Tensor, inputs: Sequence[Tensor], *, keep: bool) -> list[Block]:
-        """Σ_k w_k ∂l_k/∂inputs in one backward."""
+        """Σ_k w_k ∂l_k/∂inputs, times ``scale``, in one backward."""
         with self._explained():
             gradients = torch.autograd.grad(
                 self.losses, list(inputs), self._cotangents(weights), retain_graph=keep, allow_unused=True
             )
         return list(gradients)
 
+    def _plain_backward(self, weights: Tensor) -> None:
+        """Add the gradient of Σ_k w_k l_k to every leaf's ``.grad``."""
+        if self.reduce.size == 1 or self.reduce.parts:
+            with self._explained():
+                torch.autograd.backward(self.losses, self._cotangents(weights), retain_graph=self.retain_graph)
+            return
+        leaves = (*self.parameters, *self.heads)
+        gradients = self._averaged(self._product(weights, leaves, keep=self.retain_graph), leaves)
+        self._write(gradients[: len(self.parameters)], gradients[len(self.parameters) :])
+
+    def _write(self, shared: Sequence[Block], heads: Sequence[Block], *, owned: bool = False) -> None:
+        """Add gradients, times ``scale`` already, to ``.grad``; ``owned`` is said of the shared ones."""
+        add_gradients(self.parameters, shared, owned=owned)
+        add_gradients(self.heads, heads)
+
+    # ------------------------------------------------------------------ the rest
+
+    @property
+    def _caller(self) -> str:
+        return f"jacobian.{self.engine}"
+
+    def _view(self) -> Any:
+        view = copy.copy(self)
+        view._held, view._heads, view._reached, view.retain_graph = None, (), True, True
+        return view
+
+    def _averaged(self, gradients: list[Block], leaves: Sequence[Tensor]) -> list[Block]:
+        return self.reduce.average(gradients, leaves) if leaves else []
+
+    def _unscaled(self, gradients: list[Block]) -> list[Block]:
+        if self.scale == 1.0:
+            return gradients
+        return [
+            None if g is None else g.to(torch.promote_types(g.dtype, torch.float32)) / self.scale for g in gradients
+        ]
+
+    def _local(self, tensors: Sequence[Tensor]) -> list[Tensor]:
+        return [local_part(tensor.detach()) for tensor in tensors]
+
     def _cotangents(self, weights: Tensor) -> tuple[Tensor, ...]:
-        return tuple(w.to(loss) for w, loss in zip(weights, self.losses, strict=True))
+        return tuple((w * self.scale).to(loss) for w, loss in zip(weights, self.losses, strict=True))
 
     def _weights(self, weights: Weights) -> Tensor:
         w = torch.as_tensor(weights, dtype=torch.float64)
@@ -194,68 +384,29 @@ class Jacobian(ABC):
             )
         return w
 
-    @contextmanager
-    def _explained(self) -> Iterator[None]:
-        """Turn an autograd error into an EngineError that names the cause and the remedy."""
-        try:
-            yield
-        except _TORCH_ERRORS as error:
-            raise EngineError(f"jacobian.{self.engine}: {_remedy(str(error))} [torch: {error}]") from error
+    def _unreached(self) -> EngineError:
+        return EngineError(
+            f"{self._caller}: none of the {self.num_tasks} losses reaches any of the {len(self.parameters)} shared "
+            "parameters. Is the right module given as shared, and was the representation detached?"
+        )
+
+    def _explained(self) -> Any:
+        return explained(self._caller)
 
 
-def add_gradients(leaves: Sequence[Tensor], gradients: Sequence[Block]) -> None:
-    """Add gradients, one per leaf, to ``.grad``; None leaves a leaf alone."""
+def add_gradients(leaves: Sequence[Tensor], gradients: Sequence[Block], *, owned: bool = False) -> None:
+    """Add gradients, one per leaf, to ``.grad``; None leaves a leaf alone.
+
+    Args:
+        leaves: Parameters.
+        gradients: As many.
+        owned: Whether each gradient has memory that is nobody else's. Autograd may hand one tensor to several
+            parameters, or an expanded one, but ``.grad`` must own its memory.
+    """
     for leaf, gradient in zip(leaves, gradients, strict=True):
         if gradient is not None:
-            gradient = gradient.detach().to(leaf.device, leaf.dtype)
-            # autograd may hand one tensor to several parameters, or an expanded one: .grad must own its memory
-            leaf.grad = gradient.clone() if leaf.grad is None else leaf.grad.add_(gradient)
-
-
-_TORCH_ERRORS = (RuntimeError, NotImplementedError)
-
-_REMEDIES = (
-    (
-        "second time",
-        "the graph of these losses was already freed; compute the losses anew for each step, "
-        "or pass retain_graph=True to what came before",
-    ),
-    (
-        "Checkpointing is not compatible",
-        "reentrant activation checkpointing cannot be differentiated for part of the leaves; "
-        "use torch.utils.checkpoint.checkpoint(..., use_reentrant=False)",
-    ),
-    (
-        "modified by an inplace operation",
-        "a tensor that the graph needs was changed in place after the losses were computed (an optimiser step?)",
-    ),
-    ("vmap", "an operation of this model cannot be vectorised over tasks; use engine='sequential'"),
-    ("atching rule", "an operation of this model cannot be vectorised over tasks; use engine='sequential'"),
-)
-
-
-def _remedy(message: str) -> str:
-    for part, remedy in _REMEDIES:
-        if part in message:
-            return remedy
-    return "the losses could not be differentiated with respect to the shared parameters"
-
-
-def inner_products(left: Sequence[Block], right: Sequence[Block], k: int) -> Tensor:
-    """Σ_p L_p R_pᵀ, shape (K, K), float64 on the CPU (accumulated in float32 where a device has no float64)."""
-    total: Tensor | None = None
-    for a, b in zip(left, right, strict=True):
-        if a is not None and b is not None:
-            dtype = torch.float32 if a.device.type == "mps" else torch.float64
-            flat = a.reshape(k, -1).to(dtype=dtype)  # (K, n)
-            other = flat if b is a else b.reshape(k, -1).to(dtype=dtype)
-            part = flat @ other.T
-            total = part if total is None else total + part.to(total.device)
-    return torch.zeros(k, k, dtype=torch.float64) if total is None else total.cpu().double()
-
-
-def _combined(block: Tensor, weights: Tensor) -> Tensor:
-    """Σ_k w_k block[k] in at least float32, shape of the parameter."""
-    dtype = torch.promote_types(block.dtype, torch.float32)
-    w = weights.to(device=block.device, dtype=dtype)
-    return (w @ block.reshape(len(w), -1).to(dtype)).reshape(block.shape[1:])
+            own = like_leaf(leaf, gradient.detach().to(leaf.device, leaf.dtype))
+            if leaf.grad is None:
+                leaf.grad = own if owned or own.dtype != gradient.dtype else own.clone()
+            else:
+                leaf.grad.add_(own)

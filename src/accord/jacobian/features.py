@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from accord.errors import EngineError
-from accord.jacobian.base import Block, Jacobian
+from accord.jacobian.base import Jacobian, add_gradients
 from accord.jacobian.batched import BatchedJacobian
-from accord.jacobian.losses import Losses, gather_features, head_leaves, leaves_before
+from accord.jacobian.collectives import sharded
+from accord.jacobian.losses import Losses, Shared, gather_features, head_leaves, leaves_before
+from accord.jacobian.reduce import MeanRows, Reduce, SumSamples, choose
 from accord.jacobian.sequential import SequentialJacobian
+from accord.jacobian.storage import Block
+from accord.jacobian.watching import Watched, watched
 
 
 class FeatureJacobian(Jacobian):
@@ -23,18 +28,36 @@ class FeatureJacobian(Jacobian):
 
     Args:
         losses: K scalars.
-        features: The representation that all tasks share: a tensor of any shape, or several.
+        features: The representation that all tasks share: a tensor of any shape, several, or a module whose outputs
+            are watched (``accord.watch``).
         retain_graph: Keep the graph for a later backward.
 
     Raises:
         EngineError: A feature is detached or computed from another one, or a parameter reaches a loss both through
-            the features and past them, so that it is neither trunk nor head.
+            the features and past them, so that it is neither trunk nor head; or the trunk is sharded.
     """
 
-    parameters: tuple[Tensor, ...]
-
-    def _gather(self, shared: Tensor | Iterable[Tensor], caller: str) -> tuple[Tensor, ...]:  # pyrefly: ignore[bad-override]
+    def _gather(self, shared: Any, caller: str) -> tuple[Tensor, ...]:
+        if getattr(self, "lean", False):
+            raise EngineError(
+                f"{caller}: lean mode is of no use at a representation, whose rows are small; leave it away"
+            )
+        if isinstance(shared, nn.Module | Watched):
+            shared = watched(shared, caller)
         return gather_features(shared, caller)
+
+    def _names(self, shared: Shared) -> None:
+        return None
+
+    def _choose(self, reduce: Reduce | str, shared: Shared) -> Reduce:
+        self._trunk = leaves_before(self.parameters)
+        if any(map(sharded, (*self._trunk, *head_leaves(self.losses, self.parameters)))):
+            raise EngineError(
+                f"{self._caller}: parameters sharded by fully_shard need real backwards from the losses, which "
+                "balancing at a representation does not make; give the parameters of the trunk as shared="
+            )
+        chosen = choose(reduce, shared, (), self._caller)
+        return SumSamples(chosen.group) if type(chosen) is MeanRows else chosen
 
     def _find_heads(self) -> tuple[Tensor, ...]:
         heads = head_leaves(self.losses, self.parameters)
@@ -48,12 +71,31 @@ class FeatureJacobian(Jacobian):
             )
         return heads
 
-    def _add_shared(self, gradients: Sequence[Block]) -> None:
-        reached = [(z, g) for z, g in zip(self.parameters, gradients, strict=True) if g is not None]
+    def _averaged(self, gradients: list[Block], leaves: Sequence[Tensor]) -> list[Block]:
+        if leaves is self.parameters:
+            return gradients  # each process has the gradient at its own samples
+        return super()._averaged(gradients, leaves)
+
+    def _plain_backward(self, weights: Tensor) -> None:
+        if self.reduce.size == 1:
+            super()._plain_backward(weights)
+            return
+        leaves = (*self._trunk, *self.heads)
+        gradients = self._averaged(self._product(weights, leaves, keep=self.retain_graph), leaves)
+        add_gradients(leaves, gradients)
+
+    def _write(self, shared: Sequence[Block], heads: Sequence[Block], *, owned: bool = False) -> None:
+        add_gradients(self.heads, heads)
+        reached = [(z, g) for z, g in zip(self.parameters, shared, strict=True) if g is not None]
+        outputs, cotangents = [z for z, _ in reached], [g.to(z.dtype) for z, g in reached]
         with self._explained():
-            torch.autograd.backward(
-                [z for z, _ in reached], [g.to(z.dtype) for z, g in reached], retain_graph=self.retain_graph
+            if self.reduce.size == 1:
+                torch.autograd.backward(outputs, cotangents, retain_graph=self.retain_graph)
+                return
+            gradients = torch.autograd.grad(
+                outputs, self._trunk, cotangents, retain_graph=self.retain_graph, allow_unused=True
             )
+        add_gradients(self._trunk, self._averaged(list(gradients), self._trunk))
 
     def check_reach(self) -> None:
         """Raise EngineError unless some loss depends on some feature and no parameter is both trunk and head."""
@@ -73,6 +115,8 @@ class BatchedFeatures(FeatureJacobian, BatchedJacobian):
     engine = "features (batched)"
 
 
-def features(losses: Losses, features: Tensor | Iterable[Tensor], *, retain_graph: bool = False) -> FeatureJacobian:
+def features(
+    losses: Losses, features: Tensor | Iterable[Tensor] | nn.Module | Watched, *, retain_graph: bool = False
+) -> FeatureJacobian:
     """The Jacobian of K losses at a shared representation; see ``FeatureJacobian``."""
     return SequentialFeatures(losses, features, retain_graph=retain_graph)  # pyrefly: ignore[bad-argument-type]

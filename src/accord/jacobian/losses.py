@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -40,7 +41,6 @@ def gather_losses(losses: Losses, caller: str) -> TaskLosses:
 
     Raises:
         ShapeError: There is none, or one is not a scalar.
-        NonFiniteError: One is NaN or infinite.
         EngineError: One has no graph to differentiate, or they lie on several devices.
     """
     names: tuple[str, ...] | None = None
@@ -82,13 +82,33 @@ def gather_losses(losses: Losses, caller: str) -> TaskLosses:
     tensors = tuple(loss.reshape(()) for loss in tensors)
     values = torch.stack([loss.detach().float() if loss.dtype.itemsize < 4 else loss.detach() for loss in tensors])
     values = values.cpu().double()
-    if not bool(torch.isfinite(values).all()):
-        bad = [f"{n!r} = {v}" for n, v in zip(label, values.tolist(), strict=True) if not torch.tensor(v).isfinite()]
-        raise NonFiniteError(
-            f"{caller}: the loss of {', '.join(bad)}; no gradient was written. "
-            "Look for a division by zero, a logarithm of zero or a learning rate that is too large"
-        )
     return TaskLosses(tensors, names, values)
+
+
+def check_finite(values: Tensor, names: Sequence[str] | None, caller: str) -> None:
+    """Raise NonFiniteError unless all losses (K,) are finite."""
+    if bool(torch.isfinite(values).all()):
+        return
+    label = names or [str(k) for k in range(len(values))]
+    bad = [f"{n!r} = {v}" for n, v in zip(label, values.tolist(), strict=True) if not math.isfinite(v)]
+    raise NonFiniteError(
+        f"{caller}: the loss of {', '.join(bad)}; no gradient was written. "
+        "Look for a division by zero, a logarithm of zero or a learning rate that is too large"
+    )
+
+
+def parameter_names(shared: Shared) -> tuple[str, ...] | None:
+    """The names of the trainable shared parameters, each once, where ``shared`` has names."""
+    if isinstance(shared, nn.Module):
+        items: list[Any] = list(shared.named_parameters())
+    elif isinstance(shared, Mapping):
+        items = list(shared.items())
+    else:
+        items = [shared] if isinstance(shared, Tensor) else list(shared)
+        if not all(isinstance(item, tuple) and len(item) == 2 for item in items):
+            return None
+    unique = {id(item): str(name) for name, item in reversed(items) if getattr(item, "requires_grad", False)}
+    return tuple(reversed(unique.values()))
 
 
 def gather_shared(shared: Shared, caller: str) -> tuple[Tensor, ...]:
@@ -127,6 +147,12 @@ def gather_shared(shared: Shared, caller: str) -> tuple[Tensor, ...]:
     if not found:
         raise EngineError(f"{caller}: shared holds no parameter (was a generator passed that is already used up?)")
     unique = tuple({id(item): item for item in found if item.requires_grad}.values())
+    devices = {item.device for item in unique}
+    if len(devices) > 1:
+        raise EngineError(
+            f"{caller}: the shared parameters lie on several devices ({', '.join(sorted(map(str, devices)))}); move "
+            "them to one, or shard them over processes with torch.distributed.fsdp.fully_shard"
+        )
     if not unique:
         raise EngineError(
             f"{caller}: all {len(found)} shared parameters are frozen (requires_grad is False), so there is nothing "
@@ -192,6 +218,11 @@ def reaches(losses: Sequence[Tensor], shared: Sequence[Tensor]) -> bool:
     if any(id(loss) in own or _edge(loss) in edges for loss in losses):
         return True
     return any(edge in edges or id(_leaf(edge[0])) in own or edge[0].name() == HIDING for edge in _edges(losses))
+
+
+def hides(losses: Sequence[Tensor]) -> bool:
+    """Whether reentrant activation checkpointing hides part of the graph."""
+    return any(node.name() == HIDING for node in _nodes(losses))
 
 
 def _leaf(node: Any) -> Tensor | None:

@@ -2,60 +2,123 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 import torch
 from torch import Tensor
 
-from accord.jacobian.base import Block, Jacobian, Weights
+from accord.jacobian.collectives import local_part, sharded
+from accord.jacobian.segments import Cotangents
+from accord.jacobian.storage import Block, Rows
+from accord.jacobian.walking import WalkingJacobian
 
 
-class SequentialJacobian(Jacobian):
+class SequentialJacobian(WalkingJacobian):
     """K backward passes, one task at a time.
 
     The heads are differentiated in the same passes, so that no part of the graph is walked more than once a task.
+    Where parts of the graph are hidden (reentrant checkpointing, parameters sharded by FSDP2) the passes are real
+    backwards whose ``.grad`` is taken away.
     """
 
     engine = "sequential"
+    _head_rows: list[dict[int, Tensor]] | None = None
 
-    def _differentiate(self) -> list[Block]:
+    def _differentiate(self) -> list[Rows]:
+        self._fits()
         inputs = (*self.parameters, *self.heads)
-        rows: list[Block] = [None] * len(self.parameters)
-        self._head_rows: list[dict[int, Tensor]] = [{} for _ in self.heads]
+        count = len(self.parameters)
+        rows: list[Any] = [None] * count
+        head_rows: list[dict[int, Tensor]] = [{} for _ in self.heads]
         for k, loss in enumerate(self.losses):
             keep = self.retain_graph or k < self.num_tasks - 1
-            gradients = torch.autograd.grad(loss, inputs, retain_graph=keep, allow_unused=True)
-            for i, gradient in enumerate(gradients):
+            cotangent = loss.new_full((), self.scale)
+            for i, gradient in enumerate(self._walk([loss], [cotangent], inputs, keep)):
                 if gradient is None:
                     continue
-                if i < len(rows):
-                    rows[i] = _stored(rows[i], k, gradient, self.num_tasks)
-                else:
-                    self._head_rows[i - len(rows)][k] = gradient
+                if i >= count:
+                    head_rows[i - count][k] = gradient
+                    continue
+                if rows[i] is None:
+                    rows[i] = [None] * self.num_tasks
+                rows[i][k] = _dense(gradient)
+        self._head_rows = head_rows
         return rows
 
-    def head_gradients(self, weights: Weights) -> list[Block]:
-        """Σ_k w_k ∇l_k for the heads: from the stored products where there are any."""
-        if self._rows is None:
-            return super().head_gradients(weights)
-        w = self._weights(weights).tolist()
-        return [_sum(rows, w) for rows in self._head_rows]
+    def _walk(
+        self, outputs: Sequence[Tensor], cotangents: Sequence[Tensor], inputs: Sequence[Tensor], keep: bool
+    ) -> list[Block]:
+        """One backward pass."""
+        if not self.by_backward:
+            return list(torch.autograd.grad(outputs, inputs, cotangents, retain_graph=keep, allow_unused=True))
+        before = [leaf.grad for leaf in inputs]
+        try:
+            for leaf in inputs:
+                leaf.grad = None
+            torch.autograd.backward(outputs, cotangents, retain_graph=keep)
+            return [None if leaf.grad is None else _here(leaf, leaf.grad) for leaf in inputs]
+        finally:
+            for leaf, gradient in zip(inputs, before, strict=True):
+                leaf.grad = gradient
+
+    def _product(self, weights: Tensor, inputs: Sequence[Tensor], *, keep: bool) -> list[Block]:
+        if not self.by_backward:
+            return super()._product(weights, inputs, keep=keep)
+        everything = (*self.parameters, *self.heads)
+        wanted = {id(leaf) for leaf in inputs}
+        with self._explained():
+            gradients = self._walk(self.losses, self._cotangents(weights), everything, keep)
+        return [g for leaf, g in zip(everything, gradients, strict=True) if id(leaf) in wanted]
+
+    def _head_sum(self, weights: Tensor) -> list[Block]:
+        """From the stored products where there are any."""
+        if self._head_rows is None:
+            return super()._head_sum(weights)
+        return [weighted(rows, weights) for rows in self._head_rows]
+
+    def head_rows(self) -> list[dict[int, Tensor]]:
+        """From the same products as the rows."""
+        return super().head_rows() if self._head_rows is None else self._head_rows
+
+    def _view(self) -> Any:
+        view = super()._view()
+        view._head_rows = None
+        return view
+
+    def _vjp(
+        self, outputs: Sequence[Any], cotangents: Cotangents, inputs: Sequence[Any], tasks: range
+    ) -> list[list[Tensor | None]]:
+        found: list[list[Tensor | None]] = [[] for _ in inputs]
+        for k in tasks:
+            here = [
+                (output, given[k]) for output, given in zip(outputs, cotangents, strict=True) if given[k] is not None
+            ]
+            gradients: Sequence[Tensor | None] = [None] * len(inputs)
+            if here and inputs:
+                where, given = zip(*here, strict=True)
+                gradients = torch.autograd.grad(where, inputs, given, retain_graph=True, allow_unused=True)
+            for rows, gradient in zip(found, gradients, strict=True):
+                rows.append(None if gradient is None else _dense(gradient))
+        return found
 
 
 sequential = SequentialJacobian
 
 
-def _stored(block: Block, k: int, gradient: Tensor, num_tasks: int) -> Tensor:
-    """Put row k into a parameter's block, which is made when the first task reaches it."""
-    if gradient.layout is not torch.strided:
-        gradient = gradient.to_dense()
-    if block is None:
-        block = gradient.new_zeros((num_tasks, *gradient.shape))
-    block[k] = gradient
-    return block
+def _dense(gradient: Tensor) -> Tensor:
+    return gradient if gradient.layout is torch.strided else gradient.to_dense()
 
 
-def _sum(rows: dict[int, Tensor], weights: list[float]) -> Block:
+def _here(leaf: Tensor, gradient: Tensor) -> Tensor:
+    """What this process holds of a gradient: its shard of a sharded one."""
+    return local_part(gradient) if sharded(leaf) else gradient
+
+
+def weighted(rows: dict[int, Tensor], weights: Tensor) -> Block:
+    """Σ_k w_k rows[k]; None where there are none."""
     total: Block = None
     for k, gradient in rows.items():
-        term = gradient * weights[k]
+        term = gradient * float(weights[k])
         total = term if total is None else total + term
     return total

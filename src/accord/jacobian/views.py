@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from accord.jacobian.base import Block, Jacobian, Weights
-from accord.jacobian.losses import Losses, gather_losses
+from accord.errors import AccordError
+from accord.jacobian.base import Jacobian, Weights
+from accord.jacobian.losses import Losses, check_finite, gather_losses
+from accord.jacobian.reduce import Reduce, choose
+from accord.jacobian.storage import Block, Rows
 
 
 class LossesOnly(Jacobian):
@@ -16,15 +20,26 @@ class LossesOnly(Jacobian):
 
     engine = "losses"
 
-    def __init__(self, losses: Losses) -> None:
-        gathered = gather_losses(losses, "balancer(losses)")
-        self.losses, self.names, self.values = gathered.tensors, gathered.names, gathered.values
-        self.parameters, self.retain_graph, self._heads, self._rows = (), False, (), None
+    def __init__(self, losses: Losses, *, scale: float | None = None, reduce: Reduce | str = "auto") -> None:
+        self.parameters, self.retain_graph, self._heads, self._held = (), False, (), None
+        self.scaled, self.scale = scale is not None, 1.0 if scale is None else float(scale)
+        self.reduce = choose(reduce, None, (), "balancer(losses)")
+        error, tasks, values = None, 0, torch.zeros(0)
+        try:
+            gathered = gather_losses(losses, "balancer(losses)")
+            self.losses, self.names, values = gathered.tensors, gathered.names, gathered.values
+            tasks = len(values)
+        except AccordError as caught:
+            error = caught
+        self.reduce.agree("balancer(losses)", error, tasks=tasks)
+        self.values = self.reduce.mean(values)
+        if scale is None:
+            check_finite(self.values, self.names, "balancer(losses)")
 
     def check_reach(self) -> None:
         """There is nothing to reach."""
 
-    def _differentiate(self) -> list[Block]:
+    def _differentiate(self) -> list[Rows]:
         return []
 
 
@@ -33,55 +48,92 @@ class ScaledJacobian(Jacobian):
 
     Args:
         jacobian: J.
-        scale: s, shape (K,).
+        factors: s, shape (K,).
         values: f_k(l_k), shape (K,), float64 on the CPU.
     """
 
-    def __init__(self, jacobian: Jacobian, scale: Tensor, values: Tensor) -> None:
+    def __init__(self, jacobian: Jacobian, factors: Tensor, values: Tensor) -> None:
         self.unscaled = jacobian
-        self.scale = scale.double()
+        self.factors = factors.double()
         self.values = values
-        self.engine = jacobian.engine
+        self.engine, self.why, self.wanted = jacobian.engine, jacobian.why, jacobian.wanted
         self.losses, self.names, self.parameters = jacobian.losses, jacobian.names, jacobian.parameters
-        self.retain_graph = jacobian.retain_graph
-        self._rows = None
+        self.parameter_names, self.retain_graph = jacobian.parameter_names, jacobian.retain_graph
+        self.reduce, self.scale, self.scaled = jacobian.reduce, jacobian.scale, jacobian.scaled
+        if jacobian.part is not None:
+            part = jacobian.part
+            self.part = lambda draw: ScaledJacobian(found := part(draw), self.factors, self.factors * found.values)
+
+    @property
+    def num_tasks(self) -> int:
+        """K."""
+        return self.unscaled.num_tasks
 
     @property
     def heads(self) -> tuple[Tensor, ...]:
         """The leaves of the losses' graph that are not shared."""
         return self.unscaled.heads
 
+    @property
+    def extra_cost(self) -> float:
+        """As that of the unscaled Jacobian."""
+        return self.unscaled.extra_cost
+
     def rows(self) -> list[Block]:
         """The rows of J, each times its factor."""
-        if self._rows is None:
-            self._rows = [None if block is None else self._scaled(block) for block in self.unscaled.rows()]
-        return self._rows
+        return [None if block is None else self._scaled(block) for block in self.unscaled.rows()]
 
     def gramian(self) -> Tensor:
         """diag(s)·G·diag(s)."""
-        return self.scale[:, None] * self.unscaled.gramian() * self.scale
+        return self.factors[:, None] * self.unscaled.gramian() * self.factors
 
     def cross_gramian(self, other: Jacobian) -> Tensor:
         """The cross-Gramian with another scaled Jacobian."""
         if not isinstance(other, ScaledJacobian):
-            return self.scale[:, None] * self.unscaled.cross_gramian(other)
-        return self.scale[:, None] * self.unscaled.cross_gramian(other.unscaled) * other.scale
+            return self.factors[:, None] * self.unscaled.cross_gramian(other)
+        return self.factors[:, None] * self.unscaled.cross_gramian(other.unscaled) * other.factors
 
     def pull(self, weights: Weights) -> list[Block]:
         """Jᵀ(s∘w)."""
-        return self.unscaled.pull(self._weights(weights) * self.scale)
+        return self.unscaled.pull(self._weights(weights) * self.factors)
 
     def head_gradients(self, weights: Weights) -> list[Block]:
         """Σ_k s_k w_k ∇l_k for the heads."""
-        return self.unscaled.head_gradients(self._weights(weights) * self.scale)
+        return self.unscaled.head_gradients(self._weights(weights) * self.factors)
 
     def accumulate(self, weights: Weights, head_weights: Weights) -> None:
         """Add the weighted gradients of the scaled losses to ``.grad``."""
-        self.unscaled.accumulate(self._weights(weights) * self.scale, self._weights(head_weights) * self.scale)
+        self.unscaled.accumulate(self._weights(weights) * self.factors, self._weights(head_weights) * self.factors)
 
     def add(self, shared: Sequence[Block], heads: Sequence[Block]) -> None:
         """Add gradients, one per parameter, to ``.grad``."""
         self.unscaled.add(shared, heads)
+
+    def products(self, left: Sequence[Block], right: Sequence[Block]) -> Tensor:
+        """LRᵀ of two sets of rows."""
+        return self.unscaled.products(left, right)
+
+    def norm(self, gradient: Sequence[Block]) -> float:
+        """The Euclidean norm of a gradient."""
+        return self.unscaled.norm(gradient)
+
+    def shape(self, index: int) -> torch.Size:
+        """The shape of a shared parameter, whole."""
+        return self.unscaled.shape(index)
+
+    def shard(self, index: int, whole: Tensor) -> Tensor:
+        """What of a tensor, shaped like a shared parameter, belongs to this process's rows."""
+        return self.unscaled.shard(index, whole)
+
+    def restricted(self, indices: Sequence[int]) -> Jacobian:
+        """The same of some of the shared parameters."""
+        return ScaledJacobian(self.unscaled.restricted(indices), self.factors, self.values)
+
+    def mixed(self, matrix: Tensor) -> Jacobian:
+        """The Jacobian of combinations of the scaled losses."""
+        mixture = self.unscaled.mixed(matrix * self.factors)
+        mixture.values = matrix.double() @ self.values
+        return mixture
 
     def check_reach(self) -> None:
         """As that of the unscaled Jacobian."""
@@ -89,7 +141,7 @@ class ScaledJacobian(Jacobian):
 
     def _scaled(self, block: Tensor) -> Tensor:
         dtype = torch.promote_types(block.dtype, torch.float32)
-        return block * self.scale.to(block.device, dtype).reshape(-1, *[1] * (block.ndim - 1))
+        return block * self.factors.to(block.device, dtype).reshape(-1, *[1] * (block.ndim - 1))
 
-    def _differentiate(self) -> list[Block]:
-        return self.rows()
+    def _differentiate(self) -> list[Any]:
+        return list(self.rows())

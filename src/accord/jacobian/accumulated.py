@@ -1,0 +1,130 @@
+"""Micro-batches whose rows are added up before they are balanced, once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from accord.errors import EngineError
+from accord.jacobian.base import Jacobian, Weights
+from accord.jacobian.losses import Losses, Shared
+from accord.jacobian.remedies import explained
+from accord.jacobian.sequential import SequentialJacobian, weighted
+from accord.jacobian.storage import Block, Held, Rows, as_block
+
+
+class Accumulated(Jacobian):
+    """The sum of the Jacobians of several micro-batches: exact gradient accumulation.
+
+    Each ``include`` differentiates one micro-batch and frees its graph; what stays is K rows of the shared parameters
+    and each task's gradient of its head. As with plain accumulation, losses of n micro-batches are divided by n if they
+    are means.
+
+    Args:
+        shared: The shared parameters.
+        engine: What differentiates a micro-batch: ``accord.jacobian.sequential`` or any other.
+
+    Examples:
+        >>> import accord, torch
+        >>> trunk, heads = torch.nn.Linear(3, 4), [torch.nn.Linear(4, 1) for _ in range(2)]
+        >>> sums = accord.jacobian.accumulated(trunk)
+        >>> for micro_batch in torch.randn(4, 8, 3):
+        ...     z = trunk(micro_batch)
+        ...     sums.include([head(z).square().mean() / 4 for head in heads])
+        >>> accord.NashMTL(tasks=2).apply(sums).outcome
+        'solved'
+    """
+
+    engine = "accumulated"
+
+    def __init__(self, shared: Shared, *, engine: Callable[..., Jacobian] = SequentialJacobian) -> None:
+        self.shared = list(shared) if not isinstance(shared, torch.nn.Module | Tensor | dict) else shared  # type: ignore
+        self.build = engine
+        self.batches = 0
+        self.retain_graph = False
+        self._head_rows: dict[int, dict[int, Tensor]] = {}
+        self._leaves: dict[int, Tensor] = {}
+        self._held: Held | None = None
+
+    def include(self, losses: Losses | Jacobian, **options: Any) -> None:
+        """Differentiate one micro-batch and add its rows.
+
+        Args:
+            losses: K scalars, or their Jacobian (of tasks with samples of their own).
+            options: For the engine (``scale``, ``reduce``, ...).
+
+        Raises:
+            EngineError: It has another number of tasks, or other shared parameters, than those before.
+        """
+        jacobian = losses if isinstance(losses, Jacobian) else self.build(losses, self.shared, **options)
+        if self.batches == 0:
+            self.names, self.parameters, self.reduce = jacobian.names, jacobian.parameters, jacobian.reduce
+            self.parameter_names, self.scale, self.scaled = jacobian.parameter_names, jacobian.scale, jacobian.scaled
+            self._tasks, self.values = jacobian.num_tasks, torch.zeros(jacobian.num_tasks, dtype=torch.float64)
+            self._sums: list[Block] = [None] * len(self.parameters)
+        ours = (self._tasks, [id(p) for p in self.parameters], self.scale, self.names)
+        if ours != (jacobian.num_tasks, [id(p) for p in jacobian.parameters], jacobian.scale, jacobian.names):
+            raise EngineError(
+                f"jacobian.accumulated: micro-batch {self.batches + 1} has {jacobian.num_tasks} tasks and "
+                f"{len(jacobian.parameters)} shared parameters at scale {jacobian.scale:g}; those before had "
+                f"{self._tasks}, {len(self.parameters)} and {self.scale:g}. All must be of the same tasks, parameters "
+                "and loss scale"
+            )
+        with explained(self._caller):
+            rows = jacobian.local_rows()
+            heads = jacobian.head_rows()
+        for leaf, mine in zip(jacobian.heads, heads, strict=True):
+            self._leaves[id(leaf)] = leaf
+            sums = self._head_rows.setdefault(id(leaf), {})
+            for k, gradient in mine.items():
+                sums[k] = _sum(sums.get(k), gradient)
+        self._sums = [_sum(a, as_block(b)) for a, b in zip(self._sums, rows, strict=True)]
+        self.values = self.values + jacobian.values
+        self.batches += 1
+
+    @property
+    def num_tasks(self) -> int:
+        """K."""
+        self._check()
+        return self._tasks
+
+    @property
+    def heads(self) -> tuple[Tensor, ...]:
+        """The leaves of all micro-batches' graphs that are not shared."""
+        return tuple(self._leaves.values())
+
+    def check_reach(self) -> None:
+        """Raise EngineError unless a micro-batch was added."""
+        self._check()
+
+    def _differentiate(self) -> list[Rows]:
+        return list(self._sums)
+
+    def accumulate(self, weights: Weights, head_weights: Weights) -> None:
+        """Add the weighted sums to ``.grad``."""
+        self.held()  # there is no graph left to walk
+        super().accumulate(weights, head_weights)
+
+    def pull(self, weights: Weights) -> list[Block]:
+        """Jᵀw from the sums."""
+        self.held()
+        return super().pull(weights)
+
+    def _head_sum(self, weights: Tensor) -> list[Block]:
+        return [weighted(self._head_rows[id(leaf)], weights) for leaf in self.heads]
+
+    def _check(self) -> None:
+        if self.batches == 0:
+            raise EngineError("jacobian.accumulated: no micro-batch was added; call include(losses) for each first")
+
+
+accumulated = Accumulated
+
+
+def _sum(a: Tensor | None, b: Tensor | None) -> Any:
+    if a is None or b is None:
+        return b if a is None else a
+    return a + b
