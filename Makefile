@@ -40,6 +40,11 @@ bench: $(STAMP)
 	$(BIN)/python -m benchmarks.solver_latency
 	$(BIN)/python -m benchmarks.nnconv_factored
 	$(BIN)/python -m benchmarks.balancer_overhead
+	$(BIN)/python -m benchmarks.engines
+	$(BIN)/python -m benchmarks.disjoint_step
+	$(BIN)/python -m benchmarks.many_tasks
+	$(BIN)/python -m benchmarks.cheaper_gramians
+	$(BIN)/python -m benchmarks.wire_bytes
 	$(BIN)/python -m benchmarks.solver_quality --cases 1000 --peer-cases 50
 	$(BIN)/python -m benchmarks.solver_scaling --most 200
 

@@ -39,7 +39,6 @@ class Draw:
         self.fraction = fraction
         self.seed = seed
         self.caller = caller
-        self._chosen: dict[int, Tensor] = {}
 
     def __call__(self, batch: Any) -> Any:
         """The batch with the drawn samples alone, along the first axis of each tensor; None stays None.
@@ -54,7 +53,9 @@ class Draw:
                 f"{self.caller}: draw(batch) takes tensors of as many samples, got first axes of lengths {lengths}; "
                 "call it once for each kind of batch"
             )
-        return pytree.tree_unflatten([None if leaf is None else self._of(leaf) for leaf in leaves], spec)
+        order = torch.randperm(lengths[0], generator=torch.Generator().manual_seed(self.seed))
+        chosen = order[: max(1, round(self.fraction * lengths[0]))].sort().values
+        return pytree.tree_unflatten([None if leaf is None else leaf[chosen.to(leaf.device)] for leaf in leaves], spec)
 
     def _length(self, leaf: Any) -> int:
         if not isinstance(leaf, Tensor) or leaf.ndim == 0:
@@ -66,13 +67,6 @@ class Draw:
         if not len(leaf):
             raise ShapeError(f"{self.caller}: draw(batch) got a tensor of shape {tuple(leaf.shape)}, without samples")
         return len(leaf)
-
-    def _of(self, leaf: Tensor) -> Tensor:
-        n = len(leaf)
-        if n not in self._chosen:
-            order = torch.randperm(n, generator=torch.Generator().manual_seed(self.seed))
-            self._chosen[n] = order[: max(1, round(self.fraction * n))].sort().values
-        return leaf[self._chosen[n].to(leaf.device)]
 
 
 class Estimate:
@@ -154,7 +148,7 @@ class Estimate:
         taken to cost as much as those of all of it, since the products go through whatever lies behind that part.
         """
         exact = float(jacobian.extra_cost)
-        if not self.sampled:
+        if not self.sampled or exact == 0.0:  # rows that cost nothing (tasks with samples of their own) have all parts
             return exact
         rows = self.num_tasks if self.tasks is None else self.tasks + 1
         products = rows * (exact + 1.0 - FORWARD) / self.num_tasks

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from accord.errors import ShapeError
 
-STATE_VERSION = 1
+STATE_VERSION = 2
 
 
 class Stateful(nn.Module):

@@ -4,6 +4,7 @@ from accord.jacobian.accumulated import Accumulated, accumulated
 from accord.jacobian.auto import auto, auto_features
 from accord.jacobian.base import Jacobian
 from accord.jacobian.batched import BatchedJacobian, batched
+from accord.jacobian.disjoint import DisjointJacobian, disjoint
 from accord.jacobian.features import BatchedFeatures, FeatureJacobian, SequentialFeatures, features
 from accord.jacobian.losses import Losses, Shared
 from accord.jacobian.reduce import Local, MeanRows, Reduce, SumShards
@@ -23,6 +24,7 @@ __all__ = [
     "Accumulated",
     "BatchedFeatures",
     "BatchedJacobian",
+    "DisjointJacobian",
     "FeatureJacobian",
     "Jacobian",
     "Local",
@@ -39,6 +41,7 @@ __all__ = [
     "accumulated",
     "auto",
     "batched",
+    "disjoint",
     "features",
     "sequential",
     "watch",

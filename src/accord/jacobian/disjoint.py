@@ -301,6 +301,8 @@ class DisjointJacobian(Jacobian):
                     sums[i] = gradient * factor if total is None else total.add_(gradient, alpha=factor)
 
         self._together(lambda: self._in_turn(add))
+        if all(total is None for total in sums[:count]):
+            raise self._unreached()
         shared, heads = self._averaged(sums[:count], self.parameters), self._averaged(sums[count:], self.heads)
         self._write(shared, heads, owned=True)
 

@@ -28,8 +28,8 @@ Named = dict[str, Tensor]
 class TaskLoss(nn.Module):
     """A loss function around a model, as one module, so that its parameters can be exchanged by name.
 
-    Parameters and buffers are named ``model.…`` and, with heads chosen by task, ``head.…``. A tensor may stand in several
-    places (tied weights), and a module too (a head inside the model); all places are exchanged, each once.
+    Parameters and buffers are named ``model.…`` and, with heads chosen by task, ``head.…``. A tensor may stand in
+    several places (tied weights), and a module too (a head inside the model); all are exchanged, each once.
 
     Args:
         model: What all tasks share.
@@ -225,6 +225,11 @@ _OUT_OF_PLACE = (
 _CAUSES = (
     ("mutate a captured", _OUT_OF_PLACE),
     ("inplace arithmetic", _OUT_OF_PLACE),
+    (
+        "match the broadcast shape",
+        "an operation writes into a tensor that all tasks have in common, as recurrent layers do with the state that "
+        "they start from; give them one made of the task's data (torch.zeros_like), or pass vectorize=False",
+    ),
     (
         "inplace randomness",
         "the forward draws random numbers in place for all tasks at once, as torch.distributions.Normal.rsample does; "
