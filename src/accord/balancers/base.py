@@ -64,6 +64,7 @@ class Balancer(Stateful):
         self.steps = 0
         self._weights: np.ndarray | None = None
         self._reduce: Reduce = Local()
+        self._scaled = False
 
     @property
     def uses_part(self) -> bool:
@@ -293,7 +294,7 @@ class Balancer(Stateful):
             frozen = Decision(*self.last_weights(), outcome="frozen", cause="the balancer is in eval mode")
             frozen.max_norm = getattr(self, "max_norm", None)
             return frozen
-        self._reduce = jacobian.reduce
+        self._reduce, self._scaled = jacobian.reduce, jacobian.scaled
         if jacobian.scaled and not bool(torch.isfinite(jacobian.values).all()):
             finite = torch.isfinite(jacobian.values).tolist()
             names = ", ".join(name for name, fine in zip(self.tasks, finite, strict=True) if not fine)
@@ -339,6 +340,13 @@ class Balancer(Stateful):
             raise ShapeError(
                 f"{type(self).__name__}: {jacobian.num_tasks} losses were given, but the balancer was made for "
                 f"{self.num_tasks} tasks ({', '.join(self.tasks)})"
+            )
+        if not self.named and jacobian.names is not None:
+            self.tasks, self.named = tuple(jacobian.names), True
+        if self.named and jacobian.names is not None and tuple(jacobian.names) != self.tasks:
+            raise ShapeError(
+                f"{type(self).__name__}: the Jacobian's tasks are {list(jacobian.names)}, but the balancer's are "
+                f"{list(self.tasks)}; make the Jacobian of the losses in this order"
             )
         if jacobian.reduce.size > 1:
             facts = {

@@ -92,14 +92,19 @@ class Estimate:
         *,
         batch: float | None = None,
         ema: float | None = None,
-        part: str | None = None,
+        part: str | int | None = None,
         tasks: int | None = None,
         seed: int = 0,
     ) -> None:
         _check_share(batch, "gramian_batch", caller, "the share of the samples whose gradients are taken")
         _check_share(ema, "gramian_ema", caller, "the decay of the moving average")
+        if isinstance(part, numbers.Integral) and not isinstance(part, bool):
+            part = str(part)  # the name of a module in an nn.Sequential, as a spec string has it
         if part is not None and (not isinstance(part, str) or not part.strip(".")):
-            raise OptionError(f"{caller}: gramian_part = {part!r} is not the name of a part of the trunk")
+            raise OptionError(
+                f"{caller}: gramian_part = {part!r} is not the name of a part of the trunk; a name such as '1.0' is "
+                "written in quotes"
+            )
         if tasks is not None:
             check_positive(tasks, "gramian_tasks", caller, integer=True)
             if tasks > num_tasks - 2:

@@ -34,7 +34,7 @@ class GramianOptions(TypedDict, total=False):
     max_norm: float | None
     gramian_batch: float | None
     gramian_ema: float | None
-    gramian_part: str | None
+    gramian_part: str | int | None
     gramian_tasks: int | None
     gramian_seed: int
 
@@ -109,7 +109,7 @@ class GramianBalancer(Balancer):
         max_norm: float | None = None,
         gramian_batch: float | None = None,
         gramian_ema: float | None = None,
-        gramian_part: str | None = None,
+        gramian_part: str | int | None = None,
         gramian_tasks: int | None = None,
         gramian_seed: int = 0,
     ) -> None:
@@ -262,7 +262,8 @@ def skip_unless_finite(balancer: Balancer, gramian: Tensor) -> Decision | None:
     finite = torch.isfinite(gramian.diagonal()).tolist()
     names = ", ".join(name for name, fine in zip(balancer.tasks, finite, strict=True) if not fine)
     cause = f"the gradients of {names} are not finite"
-    warn_numerical(f"{type(balancer).__name__}: {cause}; the weights of the last step were kept")
+    if not balancer._scaled:  # with a GradScaler such steps are routine: it finds its scale by them
+        warn_numerical(f"{type(balancer).__name__}: {cause}; the weights of the last step were kept")
     return Decision(*balancer.last_weights(), gramian, outcome="skipped", cause=cause)
 
 

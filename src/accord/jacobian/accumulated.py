@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from accord.errors import EngineError
+from accord.errors import EngineError, OptionError
 from accord.jacobian.base import Jacobian, Weights
 from accord.jacobian.losses import Losses, Shared
 from accord.jacobian.remedies import explained
@@ -41,6 +41,11 @@ class Accumulated(Jacobian):
     engine = "accumulated"
 
     def __init__(self, shared: Shared, *, engine: Callable[..., Jacobian] = SequentialJacobian) -> None:
+        if not callable(engine):
+            raise OptionError(
+                f"jacobian.accumulated: engine = {engine!r} is no function; give accord.jacobian.sequential, "
+                "accord.jacobian.batched or another that makes a Jacobian"
+            )
         self.shared = list(shared) if not isinstance(shared, torch.nn.Module | Tensor | dict) else shared  # type: ignore
         self.build = engine
         self.batches = 0
@@ -60,6 +65,11 @@ class Accumulated(Jacobian):
             EngineError: It has another number of tasks, or other shared parameters, than those before.
         """
         jacobian = losses if isinstance(losses, Jacobian) else self.build(losses, self.shared, **options)
+        if not all(parameter.is_leaf for parameter in jacobian.parameters):
+            raise EngineError(
+                f"{self._caller}: the rows of micro-batch {self.batches + 1} are those at a representation, which is "
+                "another one for each micro-batch; give the parameters of the trunk"
+            )
         if self.batches == 0:
             self.names, self.parameters, self.reduce = jacobian.names, jacobian.parameters, jacobian.reduce
             self.parameter_names, self.scale, self.scaled = jacobian.parameter_names, jacobian.scale, jacobian.scaled
@@ -84,6 +94,7 @@ class Accumulated(Jacobian):
         self._sums = [_sum(a, as_block(b)) for a, b in zip(self._sums, rows, strict=True)]
         self.values = self.values + jacobian.values
         self.batches += 1
+        self._held = None  # what was asked for before this micro-batch
 
     @property
     def num_tasks(self) -> int:
@@ -95,6 +106,30 @@ class Accumulated(Jacobian):
     def heads(self) -> tuple[Tensor, ...]:
         """The leaves of all micro-batches' graphs that are not shared."""
         return tuple(self._leaves.values())
+
+    @property
+    def losses(self) -> tuple[Tensor, ...]:  # pyrefly: ignore[bad-override]
+        """The losses summed over the micro-batches, without a graph."""
+        self._check()
+        return self.values.unbind()
+
+    @property
+    def extra_cost(self) -> float:
+        """None: the rows are there."""
+        return 0.0
+
+    def restricted(self, indices: Sequence[int]) -> Jacobian:
+        """The Jacobian with respect to some of the shared parameters."""
+        part = super().restricted(indices)
+        part._sums = [self._sums[i] for i in indices]  # type: ignore[attr-defined]
+        return part
+
+    def mixed(self, matrix: Tensor) -> Jacobian:
+        """The Jacobian of combinations of the losses."""
+        part = self._view()
+        part._sums = [None if block is None else torch.tensordot(matrix.to(block), block, 1) for block in self._sums]
+        part._tasks, part.names, part.values = len(matrix), None, matrix.double() @ self.values
+        return part
 
     def check_reach(self) -> None:
         """Raise EngineError unless a micro-batch was added."""
@@ -115,6 +150,11 @@ class Accumulated(Jacobian):
 
     def _head_sum(self, weights: Tensor) -> list[Block]:
         return [weighted(self._head_rows[id(leaf)], weights) for leaf in self.heads]
+
+    def _view(self) -> Any:
+        view = super()._view()
+        view._leaves, view._head_rows = {}, {}
+        return view
 
     def _check(self) -> None:
         if self.batches == 0:

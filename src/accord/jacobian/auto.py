@@ -12,6 +12,7 @@ from accord.jacobian.features import SequentialFeatures
 from accord.jacobian.losses import Losses, Shared
 from accord.jacobian.sequential import SequentialJacobian
 from accord.jacobian.storage import nbytes
+from accord.jacobian.walking import check_memory
 
 SHARE = 0.25
 """Rows are kept while they take no more than this share of the free memory."""
@@ -30,6 +31,7 @@ def auto(losses: Losses, shared: Shared, *, memory: float | None = None, **optio
         memory: Bytes that rows may take; a quarter of what is free by default.
         options: As for ``sequential``.
     """
+    check_memory(memory, "jacobian.auto")
     jacobian = SequentialJacobian(losses, shared, **options)
     row = nbytes(jacobian._local(jacobian.parameters))
     need = row * jacobian.num_tasks

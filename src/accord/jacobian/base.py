@@ -242,10 +242,8 @@ class Jacobian(ABC):
             matrix: Shape (M, K): row m has the coefficients of combination m.
         """
         part = self._view()
-        part.losses = tuple(
-            sum((float(c) * loss for c, loss in zip(row, self.losses, strict=True) if c), self.losses[0].new_zeros(()))
-            for row in matrix
-        )
+        with torch.enable_grad():
+            part.losses = tuple(_sum_of(row.tolist(), self.losses) for row in matrix)
         part.values = matrix.double() @ self.values
         part.names = None
         return part
@@ -394,6 +392,11 @@ class Jacobian(ABC):
         return explained(self._caller)
 
 
+def _sum_of(coefficients: Sequence[float], losses: Sequence[Tensor]) -> Tensor:
+    terms = (c * loss for c, loss in zip(coefficients, losses, strict=True) if c)
+    return sum(terms, losses[0].new_zeros(()))
+
+
 def add_gradients(leaves: Sequence[Tensor], gradients: Sequence[Block], *, owned: bool = False) -> None:
     """Add gradients, one per leaf, to ``.grad``; None leaves a leaf alone.
 
@@ -407,6 +410,16 @@ def add_gradients(leaves: Sequence[Tensor], gradients: Sequence[Block], *, owned
         if gradient is not None:
             own = like_leaf(leaf, gradient.detach().to(leaf.device, leaf.dtype))
             if leaf.grad is None:
-                leaf.grad = own if owned or own.dtype != gradient.dtype else own.clone()
-            else:
+                leaf.grad = _laid_out(leaf, own, owned=owned or own.dtype != gradient.dtype)
+            elif leaf.grad.layout is torch.strided or own.layout is not torch.strided:
                 leaf.grad.add_(own)
+            else:
+                leaf.grad = own + leaf.grad  # dense added to sparse is dense
+
+
+def _laid_out(leaf: Tensor, gradient: Tensor, *, owned: bool) -> Tensor:
+    """A gradient in memory of its own, with the strides that a plain backward would give it: those of its leaf."""
+    if gradient.layout is not torch.strided or sharded(leaf):
+        return gradient if owned else gradient.clone()
+    own = torch.empty_like(leaf, requires_grad=False)
+    return gradient if owned and gradient.stride() == own.stride() else own.copy_(gradient)

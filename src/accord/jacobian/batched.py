@@ -25,7 +25,7 @@ class BatchedJacobian(WalkingJacobian):
     Args:
         losses: K scalars.
         shared: The shared parameters.
-        chunk_size: Tasks differentiated at a time; all by default, or what ``memory`` allows.
+        chunk_size: Tasks differentiated at a time, all by default: K times the activations' gradients are alive at once.
         lean: As in ``WalkingJacobian``.
         memory: As in ``WalkingJacobian``.
         heads: As in ``Jacobian``.
@@ -60,8 +60,10 @@ class BatchedJacobian(WalkingJacobian):
 
     def _differentiate(self) -> list[Rows]:
         chunk = self.chunk_size or self.num_tasks
-        if self.memory is not None and self._fits() < chunk * nbytes(self.parameters):
-            chunk = 1 + self._fits(in_flight=1) // max(1, nbytes(self.parameters))  # a chunk, beside all rows
+        if chunk >= self.num_tasks:
+            self._fits()
+        elif self.memory is not None:  # a chunk, beside all rows
+            chunk = min(chunk, 1 + self._fits(in_flight=1) // max(1, nbytes(self.parameters)))
         cotangents: Cotangents = [
             [loss.new_full((), self.scale) if i == k else None for k in range(self.num_tasks)]
             for i, loss in enumerate(self.losses)

@@ -250,15 +250,39 @@ def like_leaf(leaf: Any, gradient: Tensor) -> Tensor:
 
 
 def _agreed(reduce: Any, rows: Sequence[Rows], leaves: Sequence[Tensor]) -> list[Rows]:
-    """Rows with zeros where this process's batch does not reach a leaf, but another one's does."""
-    if not rows:
-        return []
-    mine = torch.tensor([row is not None for row in rows], dtype=torch.uint8)
-    anyone = all_reduce(reduce, mine, op=dist.ReduceOp.MAX).tolist()
+    """Rows with zeros where this process's batch does not reach a leaf, but another one's does.
+
+    Raises:
+        EngineError: The processes have the rows of other leaves, or in another order.
+    """
+    shapes = checksum(repr([tuple(leaf.shape) for leaf in leaves]))
+    header = torch.tensor([len(rows), shapes, -len(rows), -shapes], dtype=torch.int64)
+    most, least = all_reduce(reduce, header, dist.ReduceOp.MAX).chunk(2)
+    same, anyone = torch.equal(most, -least), torch.zeros(0)
+    if same and rows:
+        seen, probe = torch.tensor([row is not None for row in rows]), _probe(leaves)
+        anyone, high, low = all_reduce(reduce, torch.stack([seen.double(), probe, -probe]), dist.ReduceOp.MAX)
+        same = bool((high + low <= 1e-3 * torch.maximum(high.abs(), low.abs())).all())
+    if not same:
+        raise EngineError(
+            f"jacobian.reduce: the losses' graphs do not show the same parameters on all {reduce.size} processes (on "
+            f"rank {reduce.rank} {len(rows)} of {sum(leaf.numel() for leaf in leaves)} numbers in all), so that "
+            "gradients cannot be matched. Where not every batch reaches every head, give all of them, as in "
+            "heads=model.heads; lean mode needs the same graph on all processes, so leave it away there"
+        )
     return [
         [torch.zeros_like(leaf)] if row is None and reached else row
-        for row, reached, leaf in zip(rows, anyone, leaves, strict=True)
+        for row, reached, leaf in zip(rows, anyone.tolist(), leaves, strict=True)
     ]
+
+
+def _probe(leaves: Sequence[Tensor]) -> Tensor:
+    """One number of each leaf, float64 on the CPU, to know it again by: what was found in a graph has no name."""
+    home = leaves[0].device
+    numbers = [
+        leaf.detach()[tuple(n // 2 for n in leaf.shape)] if leaf.numel() else leaf.new_zeros(()) for leaf in leaves
+    ]
+    return torch.cat([number.reshape(1).to(home) for number in numbers]).double().cpu().nan_to_num()
 
 
 def _row(rows: Any) -> Tensor:

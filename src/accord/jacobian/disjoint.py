@@ -12,11 +12,22 @@ from torch import Tensor, nn
 from accord.errors import AccordError, EngineError, OptionError
 from accord.jacobian.base import Jacobian, Weights
 from accord.jacobian.losses import Shared, check_finite
-from accord.jacobian.pertask import Exchange, TaskLoss, check_graph, losses_at_once, refuse_captured, rows_at_once
+from accord.jacobian.pertask import (
+    Exchange,
+    Named,
+    TaskLoss,
+    check_graph,
+    losses_at_once,
+    refuse_captured,
+    rows_at_once,
+)
 from accord.jacobian.reduce import Reduce, choose
 from accord.jacobian.storage import Block, Held, Rows, combine
 from accord.jacobian.taskbatches import gather_batches
 from accord.jacobian.taskmodules import Norms, check_model, gather_heads, sort_parameters, unchanged_on_error
+
+Ran = tuple[Any, Tensor, Norms, Named]
+"""What a computation found, its losses (K,), the norms, and what became of their statistics."""
 
 Heads = nn.ModuleList | Sequence[nn.Module] | Mapping[str, nn.Module]
 
@@ -222,29 +233,26 @@ class DisjointJacobian(Jacobian):
 
     # ------------------------------------------------------------------ all tasks at once
 
-    def _rows_at_once(self) -> tuple[list[Rows], list[Rows]]:
+    def _rows_at_once(self) -> Ran:
         norms = self._norms()
         found = rows_at_once(self.task, self._exchange(norms, detached=True), self.batches, self.scale, self._caller)
-        self._take(found.values)
-        self._move(norms, found.each)
         heads = [found.rows[name] for name in self._sorted.others]
         heads += [self._own_rows(leaf, found.rows) for leaf in self._sorted.own]
         names = {id(p): name for name, p in self._sorted.shared.items()}
-        return [found.rows[names[id(p)]] for p in self.parameters], heads
+        shared = [found.rows[names[id(p)]] for p in self.parameters]
+        return (shared, heads), found.values, norms, found.each
 
     def _forward(self) -> None:
         """The losses with a graph."""
         self._losses = self._together(self._forward_at_once if self.vectorized else self._forward_in_turn)
 
-    def _forward_at_once(self) -> tuple[Tensor, ...]:
+    def _forward_at_once(self) -> Ran:
         norms = self._norms()
         with self._explained():
             losses, moved = losses_at_once(self.task, self._exchange(norms), self.batches, self._caller)
         refuse_captured(losses, (*self.parameters, *self.heads), self._caller)
-        self._take(losses)
-        self._move(norms, moved)
         with torch.enable_grad():
-            return losses.unbind()
+            return losses.unbind(), losses, norms, moved
 
     def _exchange(self, norms: Norms, *, detached: bool = False) -> Exchange:
         own: dict[str, Tensor] = {}
@@ -276,7 +284,7 @@ class DisjointJacobian(Jacobian):
 
     # ------------------------------------------------------------------ one task after the other
 
-    def _rows_in_turn(self) -> tuple[list[Rows], list[Rows]]:
+    def _rows_in_turn(self) -> Ran:
         leaves = (*self.parameters, *self.heads)
         rows: list[Any] = [None] * len(leaves)
 
@@ -286,8 +294,8 @@ class DisjointJacobian(Jacobian):
                     rows[i] = rows[i] or [None] * self.num_tasks
                     rows[i][k] = gradient if gradient.layout is torch.strided else gradient.to_dense()
 
-        self._in_turn(store)
-        return rows[: len(self.parameters)], rows[len(self.parameters) :]
+        ran = self._in_turn(store)
+        return (rows[: len(self.parameters)], rows[len(self.parameters) :]), *ran
 
     def _stream(self, weights: Tensor, head_weights: Tensor) -> None:
         """The weighted gradients without rows: one task's graph and gradient at a time."""
@@ -300,23 +308,25 @@ class DisjointJacobian(Jacobian):
                     factor, total = float(weights[k] if i < count else head_weights[k]), sums[i]
                     sums[i] = gradient * factor if total is None else total.add_(gradient, alpha=factor)
 
-        self._together(lambda: self._in_turn(add))
-        if all(total is None for total in sums[:count]):
-            raise self._unreached()
+        self._together(lambda: (None, *self._in_turn(add)))
         shared, heads = self._averaged(sums[:count], self.parameters), self._averaged(sums[count:], self.heads)
+        if all(total is None for total in shared):
+            raise self._unreached()
         self._write(shared, heads, owned=True)
 
-    def _forward_in_turn(self) -> tuple[Tensor, ...]:
+    def _forward_in_turn(self) -> Ran:
         losses: list[Tensor] = []
-        self._in_turn(lambda k, loss, gradients: losses.append(loss), differentiate=False)
-        return tuple(losses)
+        ran = self._in_turn(lambda k, loss, gradients: losses.append(loss), differentiate=False)
+        return tuple(losses), *ran
 
-    def _in_turn(self, use: Callable[[int, Tensor, Sequence[Block]], Any], *, differentiate: bool = True) -> None:
+    def _in_turn(
+        self, use: Callable[[int, Tensor, Sequence[Block]], Any], *, differentiate: bool = True
+    ) -> tuple[Tensor, Norms, Named]:
         """Call ``use`` with each task's loss and its gradients, times ``scale``, for parameters and heads."""
         leaves, norms = (*self.parameters, *self.heads), self._norms()
         values: list[Tensor] = []
-        moved: list[dict[str, Tensor]] = []
-        with unchanged_on_error((self.model, *self.modules)), torch.enable_grad(), self._explained():
+        moved: list[Named] = []
+        with torch.enable_grad(), self._explained():
             for k, batch in enumerate(self.batches.in_turn()):
                 with norms.copied(moved):
                     loss = self.task(batch, self.modules[k] if self.modules else None)
@@ -328,39 +338,37 @@ class DisjointJacobian(Jacobian):
                     gradients = torch.autograd.grad(loss, leaves, scale, allow_unused=True)
                 use(k, loss, gradients)
                 values.append(loss.detach())
-            self._take(torch.stack(values))
-        if moved and moved[0]:
-            self._move(norms, {name: torch.stack([one[name] for one in moved]) for name in moved[0]})
+        return torch.stack(values), norms, {name: torch.stack([one[name] for one in moved]) for name in moved[0]}
 
     # ------------------------------------------------------------------ the rest
 
-    def _norms(self) -> Norms:
-        return Norms(self.model, self.modules, self.statistics, self._caller)
+    def _together(self, call: Callable[[], Ran]) -> Any:
+        """What a computation found; its losses are kept, and statistics move, once.
 
-    def _take(self, losses: Tensor) -> None:
-        """Keep the losses' values."""
-        values = losses.detach()
-        values = (values.float() if values.dtype.itemsize < 4 else values).cpu().double()
-        values = self.reduce.mean(values)
-        if not self.scaled:
-            check_finite(values, self.names, self._caller)
+        What fails on one process fails on all, and leaves buffers as they were.
+        """
+        ran, error = None, None
+        with unchanged_on_error(() if self.vectorized else (self.model, *self.modules)):
+            try:
+                ran = call()
+            except AccordError as caught:
+                error = caught
+            self.reduce.agree(self._caller, error)  # before anything else is exchanged
+            assert ran is not None  # or there was an error
+            found, losses, norms, moved = ran
+            values = losses.detach()
+            values = (values.float() if values.dtype.itemsize < 4 else values).cpu().double()
+            values = self.reduce.mean(values)
+            if not self.scaled:
+                check_finite(values, self.names, self._caller)
         self._values = values
-
-    def _move(self, norms: Norms, moved: dict[str, Tensor]) -> None:
-        """Let running statistics move, once."""
         if not self._progress["moved"]:
             norms.move(moved)
             self._progress["moved"] = True
-
-    def _together(self, call: Callable[[], Any]) -> Any:
-        """What fails on one process fails on all."""
-        found, error = None, None
-        try:
-            found = call()
-        except AccordError as caught:
-            error = caught
-        self.reduce.agree(self._caller, error)
         return found
+
+    def _norms(self) -> Norms:
+        return Norms(self.model, self.modules, self.statistics, self._caller)
 
     def _view(self) -> Any:
         view = super()._view()

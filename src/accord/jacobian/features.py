@@ -12,7 +12,7 @@ from accord.errors import EngineError
 from accord.jacobian.base import Jacobian, add_gradients
 from accord.jacobian.batched import BatchedJacobian
 from accord.jacobian.collectives import sharded
-from accord.jacobian.losses import Losses, Shared, gather_features, head_leaves, leaves_before
+from accord.jacobian.losses import Losses, Shared, gather_features, head_leaves, hides, leaves_before
 from accord.jacobian.reduce import MeanRows, Reduce, SumSamples, choose
 from accord.jacobian.sequential import SequentialJacobian
 from accord.jacobian.storage import Block
@@ -85,17 +85,19 @@ class FeatureJacobian(Jacobian):
         add_gradients(leaves, gradients)
 
     def _write(self, shared: Sequence[Block], heads: Sequence[Block], *, owned: bool = False) -> None:
-        add_gradients(self.heads, heads)
         reached = [(z, g) for z, g in zip(self.parameters, shared, strict=True) if g is not None]
         outputs, cotangents = [z for z, _ in reached], [g.to(z.dtype) for z, g in reached]
+        gradients: list[Block] = []
         with self._explained():
-            if self.reduce.size == 1:
+            if self.reduce.size == 1 and hides(outputs):  # reentrant checkpoints know real backwards alone
                 torch.autograd.backward(outputs, cotangents, retain_graph=self.retain_graph)
-                return
-            gradients = torch.autograd.grad(
-                outputs, self._trunk, cotangents, retain_graph=self.retain_graph, allow_unused=True
-            )
-        add_gradients(self._trunk, self._averaged(list(gradients), self._trunk))
+            else:
+                found = torch.autograd.grad(
+                    outputs, self._trunk, cotangents, retain_graph=self.retain_graph, allow_unused=True
+                )
+                gradients = self._averaged(list(found), self._trunk)
+        add_gradients(self._trunk[: len(gradients)], gradients)  # nothing is written before nothing can fail
+        add_gradients(self.heads, heads)
 
     def check_reach(self) -> None:
         """Raise EngineError unless some loss depends on some feature and no parameter is both trunk and head."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import math
+import types
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -50,7 +52,8 @@ def gather_losses(losses: Losses, caller: str) -> TaskLosses:
                 f"{caller}: losses is a tensor of shape {tuple(losses.shape)}, but one scalar per task is needed: "
                 "shape (K,), or a dict or list of K scalars. Do not sum or average the tasks first"
             )
-        tensors = tuple(losses.unbind())
+        with torch.enable_grad():  # the losses have a graph, whatever is on where they are differentiated
+            tensors = tuple(losses.unbind())
     elif isinstance(losses, Mapping):
         names, tensors = tuple(str(name) for name in losses), tuple(losses.values())
     elif isinstance(losses, Iterable):
@@ -79,7 +82,8 @@ def gather_losses(losses: Losses, caller: str) -> TaskLosses:
             f"{caller}: the losses lie on several devices ({', '.join(sorted(map(str, devices)))}); "
             "move them to one with .to(device)"
         )
-    tensors = tuple(loss.reshape(()) for loss in tensors)
+    with torch.enable_grad():
+        tensors = tuple(loss.reshape(()) for loss in tensors)
     values = torch.stack([loss.detach().float() if loss.dtype.itemsize < 4 else loss.detach() for loss in tensors])
     values = values.cpu().double()
     return TaskLosses(tensors, names, values)
@@ -220,9 +224,51 @@ def reaches(losses: Sequence[Tensor], shared: Sequence[Tensor]) -> bool:
     return any(edge in edges or id(_leaf(edge[0])) in own or edge[0].name() == HIDING for edge in _edges(losses))
 
 
-def hides(losses: Sequence[Tensor]) -> bool:
-    """Whether reentrant activation checkpointing hides part of the graph."""
-    return any(node.name() == HIDING for node in _nodes(losses))
+def hides(losses: Sequence[Tensor], stop: Sequence[Tensor] = ()) -> bool:
+    """Whether reentrant activation checkpointing hides part of the graph; not what lies before the tensors in stop."""
+    return any(node.name() == HIDING for node in _nodes(losses, stop))
+
+
+def hidden_leaves(losses: Sequence[Tensor], caller: str) -> tuple[Tensor, ...]:
+    """The trainable parameters of what reentrant checkpoints run: they are no leaves of the graph.
+
+    Raises:
+        EngineError: No module is found in one.
+    """
+    found: dict[int, Tensor] = {}
+    for node in _nodes(losses):
+        if node.name() == HIDING:
+            modules = _modules(getattr(node, "run_function", None))
+            if not modules:
+                raise EngineError(
+                    f"{caller}: a reentrant activation checkpoint runs a function in which no module is found, so that "
+                    "its parameters are not known; give all parameters that are not shared as heads=, or checkpoint "
+                    "with use_reentrant=False"
+                )
+            found |= {id(p): p for module in modules for p in module.parameters() if p.requires_grad}
+    return tuple(found.values())
+
+
+def _modules(run: Any, depth: int = 3) -> list[nn.Module]:
+    """The modules that a function is one of, is bound to, is made of or closes over."""
+    if isinstance(run, nn.Module):
+        return [run]
+    if depth == 0:
+        return []
+    if isinstance(run, list | tuple):
+        inside: list[Any] = list(run)
+    elif isinstance(run, Mapping):
+        inside = list(run.values())
+    elif isinstance(run, functools.partial):
+        inside = [run.func, *run.args, *run.keywords.values()]
+    elif callable(run):
+        code, cells = getattr(run, "__code__", None), getattr(run, "__closure__", None) or ()
+        names = () if code is None else code.co_names
+        inside = [getattr(run, "__self__", None), *(getattr(run, "__globals__", {}).get(name) for name in names)]
+        inside += [cell.cell_contents for cell in cells if cell != types.CellType()]
+    else:
+        return []
+    return [module for item in inside for module in _modules(item, depth - 1)]
 
 
 def _leaf(node: Any) -> Tensor | None:

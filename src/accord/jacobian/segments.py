@@ -20,6 +20,8 @@ from accord.errors import EngineError
 from accord.jacobian.reduce import Reduce
 from accord.jacobian.storage import Held, Rows, nbytes
 
+MODULE_HOOK = "BackwardHookFunctionBackward"
+
 Cotangents = list[list[Tensor | None]]
 """For each of a segment's outputs K cotangents, None where a task does not come there."""
 
@@ -93,6 +95,9 @@ class Graph:
                 elif below in self.position:
                     reach[i] = max(reach[i], self.position[below])
                     self.edges.setdefault(self.position[below], set()).add(output)
+        calls = [i for i, node in enumerate(self.order) if node.name() == MODULE_HOOK]
+        if calls:  # hooks of a module see both of its ends in one backward
+            reach[calls[0]] = max(reach[calls[0]], calls[-1] + 1)
         for leaf, i in self.first.items():  # a parameter used twice keeps both uses in one segment
             reach[i] = max(reach[i], self.last[leaf] + (self.last[leaf] > i))
         cuts = []
@@ -188,13 +193,14 @@ def plan(losses: Sequence[Tensor], parameters: Sequence[Tensor], memory: float |
     total = sum(graph.sizes)
     if memory is None:
         return graph.segments(max(2**18, total // 16))
+    least = []
     for segments in (graph.segments(int(memory / k)), graph.segments(0), graph.segments(total + 1)):
-        least = max(_least(s, [parameters[i] for i in s.leaves], k) for s in segments)
-        if least <= memory:
+        least.append(max(_least(s, [parameters[i] for i in s.leaves], k) for s in segments))
+        if least[-1] <= memory:
             return segments
     raise EngineError(
         f"{caller}: memory = {memory:.0f} bytes do not hold two rows of one segment of this graph beside {k} "
-        f"cotangents; {least} bytes would"
+        f"cotangents; {min(least)} bytes would"
     )
 
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from accord.jacobian.collectives import local_part, sharded
+from accord.jacobian.losses import hidden_leaves
 from accord.jacobian.segments import Cotangents
 from accord.jacobian.storage import Block, Rows
 from accord.jacobian.walking import WalkingJacobian
@@ -45,6 +46,13 @@ class SequentialJacobian(WalkingJacobian):
                 rows[i][k] = _dense(gradient)
         self._head_rows = head_rows
         return rows
+
+    def _find_heads(self) -> tuple[Tensor, ...]:
+        found = super()._find_heads()
+        if self._given is None and self.by_backward and not any(map(sharded, self.parameters)):
+            known = {id(leaf) for leaf in (*self.parameters, *found)}
+            found += tuple(p for p in hidden_leaves(self.losses, self._caller) if id(p) not in known)
+        return found
 
     def _walk(
         self, outputs: Sequence[Tensor], cotangents: Sequence[Tensor], inputs: Sequence[Tensor], keep: bool

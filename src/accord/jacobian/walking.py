@@ -17,6 +17,12 @@ from accord.jacobian.segments import Cotangents, streamed_gramian
 from accord.jacobian.storage import nbytes
 
 
+def check_memory(memory: object, caller: str) -> None:
+    """Raise OptionError unless a budget is None or a positive number of bytes."""
+    if memory is not None and (isinstance(memory, bool) or not isinstance(memory, int | float) or not memory > 0):
+        raise OptionError(f"{caller}: memory = {memory!r} is not a positive number of bytes")
+
+
 class WalkingJacobian(Jacobian):
     """A Jacobian by vector-Jacobian products on the graph of the losses.
 
@@ -52,8 +58,7 @@ class WalkingJacobian(Jacobian):
         caller = self._caller
         if not isinstance(lean, bool):
             raise OptionError(f"{caller}: lean = {lean!r} is neither True nor False")
-        if memory is not None and (isinstance(memory, bool) or not isinstance(memory, int | float) or not memory > 0):
-            raise OptionError(f"{caller}: memory = {memory!r} is not a positive number of bytes")
+        check_memory(memory, caller)
         self.lean, self.memory = lean, memory
         self._gramian: Tensor | None = None
         self._by_backward: bool | None = None
@@ -92,7 +97,7 @@ class WalkingJacobian(Jacobian):
     def by_backward(self) -> bool:
         """Whether parts of the graph are hidden from all but a real backward: checkpoints, sharded parameters."""
         if self._by_backward is None:
-            self._by_backward = any(map(sharded, self.parameters)) or hides(self.losses)
+            self._by_backward = any(map(sharded, self.parameters)) or hides(self.losses, self.parameters)
         return self._by_backward
 
     def _view(self) -> Any:
@@ -111,7 +116,8 @@ class WalkingJacobian(Jacobian):
         if free < 0:
             raise EngineError(
                 f"{self._caller}: the rows of {self.num_tasks} tasks take {row * (self.num_tasks + in_flight)} bytes "
-                f"({row} each), but memory = {self.memory:.0f}; use lean=true, which keeps none, or allow more"
+                f"({row} each), but memory = {self.memory:.0f}; "
+                + ("allow more" if self.lean else "use lean=true, which keeps none, or allow more")
             )
         return int(free) if self.memory is not None else 0
 

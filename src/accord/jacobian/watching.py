@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
-from weakref import WeakKeyDictionary
+from weakref import WeakKeyDictionary, ref
 
 import torch
 from torch import Tensor, nn
@@ -16,7 +17,8 @@ class Watched:
     """The outputs of a module since they were last taken.
 
     Every call of the module with gradients enabled adds its output's tensors: tensors, or tuples, lists and dicts of
-    them. ``features=`` takes them, so that a step sees those of its own forward alone.
+    them. ``features=`` takes them, so that a step sees those of its own forward alone. A copy of the module, pickled
+    ones too, is not watched.
 
     Args:
         module: The module; its class and its parameters stay as they are.
@@ -25,7 +27,8 @@ class Watched:
     def __init__(self, module: nn.Module) -> None:
         self.module_name = type(module).__name__
         self._outputs: list[Tensor] = []
-        self._handle = module.register_forward_hook(self._see)
+        self._module: Callable[[], nn.Module | None] = ref(module)  # or the module would never be let go
+        self._handle: Any = module.register_forward_hook(self._see)
 
     def take(self, caller: str) -> list[Tensor]:
         """The outputs, which are then forgotten here.
@@ -34,6 +37,11 @@ class Watched:
             EngineError: There is none.
         """
         outputs, self._outputs = self._outputs, []
+        if self._module() is None:
+            raise EngineError(
+                f"{caller}: the {self.module_name} is no longer watched: it was closed, or this is a copy; call "
+                "accord.watch(module) once before the forward"
+            )
         if not outputs:
             raise EngineError(
                 f"{caller}: the watched {self.module_name} has given no output that requires grad since the last step; "
@@ -44,16 +52,34 @@ class Watched:
 
     def close(self) -> None:
         """Stop watching."""
+        module = self._module()
+        if module is None:
+            return
         self._handle.remove()
-        self._outputs = []
+        self._outputs, self._module = [], _nothing
+        _WATCHED.pop(module, None)
 
     def _see(self, module: nn.Module, inputs: Any, output: Any) -> None:
-        del module, inputs
-        if torch.is_grad_enabled():
+        del inputs
+        if torch.is_grad_enabled() and self._module() is module:
             self._outputs += [t for t in tree_leaves(output) if isinstance(t, Tensor) and t.requires_grad]
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """In copies and pickles: one that watches nothing, without the outputs, which cannot be copied."""
+        return _closed, (self.module_name,)
 
     def __repr__(self) -> str:
         return f"Watched({self.module_name})"
+
+
+def _nothing() -> None:
+    return None
+
+
+def _closed(module_name: str) -> Watched:
+    copy = Watched.__new__(Watched)
+    copy.module_name, copy._outputs, copy._module = module_name, [], _nothing
+    return copy
 
 
 _WATCHED: WeakKeyDictionary[nn.Module, Watched] = WeakKeyDictionary()
@@ -89,13 +115,6 @@ def watch(module: nn.Module) -> Watched:
         raise EngineError(f"accord.watch: got a {type(module).__name__}; give the module whose output all tasks share")
     if module not in _WATCHED:
         _WATCHED[module] = Watched(module)
-        close = _WATCHED[module].close
-
-        def forget() -> None:
-            close()
-            _WATCHED.pop(module, None)
-
-        _WATCHED[module].close = forget  # type: ignore[method-assign]
     return _WATCHED[module]
 
 
