@@ -112,7 +112,9 @@ def compare(spec, layout="trunk and root", mode="backward", mesh=None, **options
     parts = [[tensor.chunk(size)[rank] for tensor in batch] for batch in joint]
     one, sharded = Net(), Net()
     _, wanted = train(spec, joint, net=one, shared=list(one.trunk.parameters()), mode=mode, reduce=Local())
-    shared, heads = shard(sharded, layout, mesh and init_device_mesh("cpu", mesh), **options)
+    shared, heads = shard(
+        sharded, layout, mesh and init_device_mesh("cpu", mesh, mesh_dim_names=("replicas", "shards")), **options
+    )
     _, found = train(spec, parts, net=sharded, shared=shared, heads=heads, mode=mode)
     return {
         "weights": max(apart(a, b) for a, b in zip(found, wanted, strict=True)),

@@ -25,12 +25,8 @@ def test_an_example_trains_on_two_processes(name):
     *steps, last = done.stdout.splitlines()
     losses = [[float(loss) for loss in re.findall(r"loss (\S+)", line)] for line in steps]
     assert len(losses) == 25  # one process alone prints
-    assert all(sum(last) < sum(first) for first, last in [(losses[0], losses[-1])])
+    assert sum(losses[-1]) < sum(losses[0])
     found = re.fullmatch(LAST[name], last)
     assert found, last
     if found.groups():
         assert 2 * int(found[1]) == int(found[2])
-
-
-def test_every_example_is_run():
-    assert {path.name for path in EXAMPLES.glob("*.py")} >= set(LAST)

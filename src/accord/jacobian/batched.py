@@ -11,7 +11,7 @@ from torch import Tensor
 from accord.errors import EngineError, OptionError
 from accord.jacobian.losses import Losses, Shared
 from accord.jacobian.reduce import Reduce
-from accord.jacobian.segments import Cotangents
+from accord.jacobian.segments import Cotangents, Graph
 from accord.jacobian.storage import Block, Rows, nbytes
 from accord.jacobian.walking import WalkingJacobian
 
@@ -25,7 +25,7 @@ class BatchedJacobian(WalkingJacobian):
     Args:
         losses: K scalars.
         shared: The shared parameters.
-        chunk_size: Tasks differentiated at a time, all by default: K times the activations' gradients are alive at once.
+        chunk_size: Tasks differentiated at a time, all by default; as many gradients of activations are alive at once.
         lean: As in ``WalkingJacobian``.
         memory: As in ``WalkingJacobian``.
         heads: As in ``Jacobian``.
@@ -68,10 +68,15 @@ class BatchedJacobian(WalkingJacobian):
             [loss.new_full((), self.scale) if i == k else None for k in range(self.num_tasks)]
             for i, loss in enumerate(self.losses)
         ]
+        outputs: Sequence[Any] = self.losses
+        if not self.by_backward:
+            first, *rest = Graph(self.losses, self.parameters).segments(nbytes(self.parameters))
+            if rest and not first.leaves:
+                outputs, cotangents = first.cut, self._vjp(self.losses, cotangents, first.cut, range(self.num_tasks))
         blocks: list[Block] = [None] * len(self.parameters)
-        for first in range(0, self.num_tasks, chunk):
-            tasks = range(first, min(self.num_tasks, first + chunk))
-            for i, part in enumerate(self._vmapped(self.losses, cotangents, self.parameters, tasks)):
+        for start in range(0, self.num_tasks, chunk):
+            tasks = range(start, min(self.num_tasks, start + chunk))
+            for i, part in enumerate(self._vmapped(outputs, cotangents, self.parameters, tasks)):
                 if part is None:
                     continue
                 if len(tasks) == self.num_tasks:
@@ -85,8 +90,16 @@ class BatchedJacobian(WalkingJacobian):
     def _vjp(
         self, outputs: Sequence[Any], cotangents: Cotangents, inputs: Sequence[Any], tasks: range
     ) -> list[list[Tensor | None]]:
-        chunk = self.chunk_size or len(tasks)
         found: list[list[Tensor | None]] = [[] for _ in inputs]
+        if outputs is self.losses and not any(isinstance(entry, Tensor) for entry in inputs):
+            for k in tasks:  # through the heads one by one: each task has its own, and zeros for the others'
+                ways = torch.autograd.grad(
+                    self.losses[k], inputs, cotangents[k][k], retain_graph=True, allow_unused=True
+                )
+                for rows, gradient in zip(found, ways, strict=True):
+                    rows.append(gradient)
+            return found
+        chunk = self.chunk_size or len(tasks)
         for first in range(tasks.start, tasks.stop, chunk):
             some = range(first, min(tasks.stop, first + chunk))
             for rows, part in zip(found, self._vmapped(outputs, cotangents, inputs, some), strict=True):

@@ -229,6 +229,32 @@ def hides(losses: Sequence[Tensor], stop: Sequence[Tensor] = ()) -> bool:
     return any(node.name() == HIDING for node in _nodes(losses, stop))
 
 
+def reached_by(losses: Sequence[Tensor], leaves: Sequence[Tensor]) -> list[range]:
+    """For each leaf the one loss that reaches it, as a range; all of them where it may be several.
+
+    One walk for all losses: what a second loss meets again belongs to several, with all that lies below it.
+    """
+    index = {id(leaf): i for i, leaf in enumerate(leaves)}
+    everyone = range(len(losses))
+    owners: dict[Any, range] = {}
+    found = [range(0)] * len(leaves)
+    for k, loss in enumerate(losses):
+        todo: list[Any] = [loss.grad_fn]
+        if id(loss) in index:
+            found[index[id(loss)]] = everyone
+        while todo:
+            node = todo.pop()
+            known = owners.get(node)
+            if node is None or known in (everyone, range(k, k + 1)):
+                continue
+            owners[node] = range(k, k + 1) if known is None else everyone
+            leaf = index.get(id(_leaf(node)))
+            if leaf is not None:
+                found[leaf] = owners[node]
+            todo.extend(below for below, _ in node.next_functions)
+    return found
+
+
 def hidden_leaves(losses: Sequence[Tensor], caller: str) -> tuple[Tensor, ...]:
     """The trainable parameters of what reentrant checkpoints run: they are no leaves of the graph.
 

@@ -188,19 +188,26 @@ class SumSamples(MeanRows):
         return True
 
 
-def refuse_gathered(tensors: Sequence[Tensor], caller: str) -> None:
-    """Raise EngineError if tensors are not the parameters, but what ``fully_shard`` computes with in their place."""
+def gathered(tensors: Sequence[Tensor]) -> bool:
+    """Whether any tensor is not a parameter, but what ``fully_shard`` computes with in its place."""
     if "torch.distributed.fsdp" not in sys.modules or not (dist.is_available() and dist.is_initialized()):
-        return
+        return False
     unseen = [t for t in tensors if not sharded(t) and t not in _SEEN]
     if unseen and collectives.gathered_by_fsdp(unseen):
+        return True
+    for tensor in unseen:  # looked up once, because it takes a while
+        _SEEN[tensor] = True
+    return False
+
+
+def refuse_gathered(tensors: Sequence[Tensor], caller: str) -> None:
+    """Raise EngineError if tensors are not the parameters, but what ``fully_shard`` computes with in their place."""
+    if gathered(tensors):
         raise EngineError(
             f"{caller}: the parameters given are those that fully_shard has put together for the forward, which the "
             "optimiser does not have. Collect them once, right after fully_shard and before any forward: "
             "shared = list(model.trunk.parameters()), heads = list(model.heads.parameters())"
         )
-    for tensor in unseen:  # looked up once, because it takes a while
-        _SEEN[tensor] = True
 
 
 _SEEN = WeakIdKeyDictionary()

@@ -111,20 +111,25 @@ class Graph:
         """The edges into a node."""
         return tuple(GradientEdge(self.order[position], n) for n in sorted(self.edges[position]))
 
-    def segments(self, target: int) -> list[Segment]:
-        """The graph in segments of about ``target`` bytes of parameters, or what cannot be divided."""
+    def segments(self, target: int | None) -> list[Segment]:
+        """The graph in segments of about ``target`` bytes of parameters, or what cannot be divided; None cuts nothing.
+
+        The first lies before all shared parameters, where it can: the heads, whose rows nobody wants.
+        """
         used = {i: [leaf for leaf, at in self.first.items() if at == i] for i in set(self.first.values())}
-        starts, leaves, total = [0], [[]], 0
+        starts, leaves, total, beyond = [0], [[]], 0, sum(self.sizes[leaf] for leaf in self.first)
         bounds = [0, *self.cuts, len(self.order)]
         for low, high in itertools.pairwise(bounds):
             here = [leaf for i in range(low, high) for leaf in used.get(i, ())]
             size = sum(self.sizes[leaf] for leaf in here)
-            if low and total and total + size > target and not hooked(self.cut(low)):
+            full = target is not None and (total + size > target if total else len(starts) == 1)
+            if low and full and bytes_at(self.cut(low)) < beyond and not hooked(self.cut(low)):
                 starts.append(low)
                 leaves.append([])
                 total = 0
             leaves[-1] += here
             total += size
+            beyond -= size
         direct = [i for i, loss in enumerate(self.losses) if id(loss) in self.index]  # a parameter that is a loss
         leaves[0] += [self.index[id(self.losses[i])] for i in direct]
         cuts = [self.cut(start) for start in starts[1:]]
@@ -176,13 +181,16 @@ def streamed_gramian(
             passed = [list(rows) for rows in found[len(shared) :]] if first == 0 else passed
             del found
             _add(gramian, held, held, tasks, tasks)
-            for later in range(tasks.stop, k):  # only where memory is short
-                alone = range(later, later + 1)
-                found = vjp(segment.outputs, given, [*shared, *passing], alone)
-                other = reduce.hold([_present(rows) for rows in found[: len(shared)]], 1, shared)
+            group = max(1, block // 7)
+            for later in range(tasks.stop, k, group):  # only where memory is short
+                others = range(later, min(k, later + group))
+                found = vjp(segment.outputs, given, [*shared, *passing], others)
+                other = reduce.hold([_present(rows) for rows in found[: len(shared)]], len(others), shared)
                 for rows, new in zip(passed, found[len(shared) :], strict=False) if first == 0 else ():
                     rows += new
-                _add(gramian, held, other, tasks, alone)
+                _add(gramian, held, other, tasks, others)
+                del found, other
+            del held  # before the next rows are made
         given = passed
     return gramian
 
@@ -194,7 +202,7 @@ def plan(losses: Sequence[Tensor], parameters: Sequence[Tensor], memory: float |
     if memory is None:
         return graph.segments(max(2**18, total // 16))
     least = []
-    for segments in (graph.segments(int(memory / k)), graph.segments(0), graph.segments(total + 1)):
+    for segments in (graph.segments(int(memory / k)), graph.segments(0), graph.segments(None)):
         least.append(max(_least(s, [parameters[i] for i in s.leaves], k) for s in segments))
         if least[-1] <= memory:
             return segments
@@ -218,7 +226,7 @@ def hooked(edges: Sequence[GradientEdge]) -> bool:
 def _rows_at_once(segment: Segment, shared: Sequence[Tensor], k: int, memory: float) -> int:
     row = max(1, nbytes(shared))
     free = memory - k * _passing(segment)
-    return k if k * row <= free else max(1, int(free // row) - 1)
+    return k if k * row <= free else max(1, int(free // row) * 7 // 8)  # the rest for those they are multiplied with
 
 
 def _least(segment: Segment, shared: Sequence[Tensor], k: int) -> int:
@@ -227,7 +235,11 @@ def _least(segment: Segment, shared: Sequence[Tensor], k: int) -> int:
 
 def _passing(segment: Segment) -> int:
     """Bytes of one task's cotangents at both ends."""
-    edges = [edge for edge in (*segment.outputs, *segment.cut) if isinstance(edge, GradientEdge)]
+    return bytes_at([edge for edge in (*segment.outputs, *segment.cut) if isinstance(edge, GradientEdge)])
+
+
+def bytes_at(edges: Sequence[GradientEdge]) -> int:
+    """Bytes of one cotangent at each of the edges."""
     metas = [edge.node._input_metadata[edge.output_nr] for edge in edges]
     return sum(math.prod(meta.shape) * meta.dtype.itemsize for meta in metas)
 

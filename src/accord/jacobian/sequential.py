@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from accord.jacobian.collectives import local_part, sharded
-from accord.jacobian.losses import hidden_leaves
+from accord.jacobian.losses import hidden_leaves, reached_by
 from accord.jacobian.segments import Cotangents
 from accord.jacobian.storage import Block, Rows
 from accord.jacobian.walking import WalkingJacobian
@@ -28,14 +28,16 @@ class SequentialJacobian(WalkingJacobian):
 
     def _differentiate(self) -> list[Rows]:
         self._fits()
-        inputs = (*self.parameters, *self.heads)
         count = len(self.parameters)
+        owners = [range(self.num_tasks)] * len(self.heads) if self.by_backward else reached_by(self.losses, self.heads)
         rows: list[Any] = [None] * count
         head_rows: list[dict[int, Tensor]] = [{} for _ in self.heads]
         for k, loss in enumerate(self.losses):
             keep = self.retain_graph or k < self.num_tasks - 1
             cotangent = loss.new_full((), self.scale)
-            for i, gradient in enumerate(self._walk([loss], [cotangent], inputs, keep)):
+            where = [*range(count), *(count + i for i, tasks in enumerate(owners) if k in tasks)]
+            inputs = [self.parameters[i] if i < count else self.heads[i - count] for i in where]
+            for i, gradient in zip(where, self._walk([loss], [cotangent], inputs, keep), strict=True):
                 if gradient is None:
                     continue
                 if i >= count:
