@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import math
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -17,7 +18,7 @@ from accord.balancers.result import Balance, Decision, clip_factor, named_cause
 from accord.balancers.state import Stateful
 from accord.errors import OptionError, ShapeError
 from accord.jacobian import Jacobian, Local, Losses, LossesOnly, Reduce, Shared
-from accord.jacobian.base import add_gradients
+from accord.jacobian.writing import add_gradients
 
 Heads = Literal["weighted", "plain"]
 COSTS = {
@@ -83,6 +84,7 @@ class Balancer(Stateful):
 
     # ------------------------------------------------------------------ what a training loop calls
 
+    @torch._disable_dynamo  # what a compiled step calls, it calls as it is: solvers and autograd are not for tracing
     def backward(
         self,
         losses: Losses,
@@ -148,6 +150,7 @@ class Balancer(Stateful):
                 self._check(jacobian.second)
         return self.apply(jacobian)
 
+    @torch._disable_dynamo
     def forward(
         self,
         losses: Losses,
@@ -220,6 +223,8 @@ class Balancer(Stateful):
         try:
             decision = self._decide(jacobian)
             scale = self._write(jacobian, decision)
+            if jacobian.scaled and decision.outcome != "skipped" and not jacobian.finite():
+                decision = replace(decision, outcome="skipped", cause="gradients at the loss scale are not finite")
         except BaseException:  # a step that failed has not happened: tried again, it gives the same numbers
             self.restore(before)
             raise

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from accord.errors import AccordError, EngineError, ShapeError
-from accord.jacobian.collectives import like_leaf, local_part, shard_like, sharded
+from accord.jacobian.collectives import local_part, shard_like, sharded
 from accord.jacobian.losses import (
     Losses,
     Shared,
@@ -26,6 +26,7 @@ from accord.jacobian.losses import (
 from accord.jacobian.reduce import Reduce, choose, refuse_gathered
 from accord.jacobian.remedies import explained
 from accord.jacobian.storage import Block, Held, Rows, inner_products
+from accord.jacobian.writing import add_gradients, all_finite, weighted_sum
 
 Weights = Tensor | np.ndarray | Sequence[float]
 """One number a task, shape (K,)."""
@@ -223,6 +224,11 @@ class Jacobian(ABC):
         """What of a tensor, shaped like a shared parameter, belongs to this process's rows."""
         return shard_like(self.parameters[index], whole)
 
+    def finite(self) -> bool:
+        """Whether ``.grad`` of all that a step writes to is finite, on every process."""
+        here = all_finite(leaf.grad for leaf in (*self._targets(), *self.heads))
+        return bool(self.reduce.mean(torch.tensor([float(here)], dtype=torch.float64)) == 1.0)
+
     def restricted(self, indices: Sequence[int]) -> Jacobian:
         """The Jacobian of the same losses with respect to some of the shared parameters; the graph is kept.
 
@@ -243,7 +249,7 @@ class Jacobian(ABC):
         """
         part = self._view()
         with torch.enable_grad():
-            part.losses = tuple(_sum_of(row.tolist(), self.losses) for row in matrix)
+            part.losses = tuple(weighted_sum(self.losses, row) for row in matrix)
         part.values = matrix.double() @ self.values
         part.names = None
         return part
@@ -297,6 +303,10 @@ class Jacobian(ABC):
 
     def _names(self, shared: Shared) -> tuple[str, ...] | None:
         return parameter_names(shared)
+
+    def _targets(self) -> Sequence[Tensor]:
+        """The leaves beside the heads that a step writes to."""
+        return self.parameters
 
     def _choose(self, reduce: Reduce | str, shared: Shared) -> Reduce:
         return choose(reduce, shared, self.parameters, self._caller)
@@ -390,36 +400,3 @@ class Jacobian(ABC):
 
     def _explained(self) -> Any:
         return explained(self._caller)
-
-
-def _sum_of(coefficients: Sequence[float], losses: Sequence[Tensor]) -> Tensor:
-    terms = (c * loss for c, loss in zip(coefficients, losses, strict=True) if c)
-    return sum(terms, losses[0].new_zeros(()))
-
-
-def add_gradients(leaves: Sequence[Tensor], gradients: Sequence[Block], *, owned: bool = False) -> None:
-    """Add gradients, one per leaf, to ``.grad``; None leaves a leaf alone.
-
-    Args:
-        leaves: Parameters.
-        gradients: As many.
-        owned: Whether each gradient has memory that is nobody else's. Autograd may hand one tensor to several
-            parameters, or an expanded one, but ``.grad`` must own its memory.
-    """
-    for leaf, gradient in zip(leaves, gradients, strict=True):
-        if gradient is not None:
-            own = like_leaf(leaf, gradient.detach().to(leaf.device, leaf.dtype))
-            if leaf.grad is None:
-                leaf.grad = _laid_out(leaf, own, owned=owned or own.dtype != gradient.dtype)
-            elif leaf.grad.layout is torch.strided or own.layout is not torch.strided:
-                leaf.grad.add_(own)
-            else:
-                leaf.grad = own + leaf.grad  # dense added to sparse is dense
-
-
-def _laid_out(leaf: Tensor, gradient: Tensor, *, owned: bool) -> Tensor:
-    """A gradient in memory of its own, with the strides that a plain backward would give it: those of its leaf."""
-    if gradient.layout is not torch.strided or sharded(leaf):
-        return gradient if owned else gradient.clone()
-    own = torch.empty_like(leaf, requires_grad=False)
-    return gradient if owned and gradient.stride() == own.stride() else own.copy_(gradient)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from accord.errors import EngineError
-from accord.jacobian.base import Jacobian, add_gradients
+from accord.jacobian.base import Jacobian
 from accord.jacobian.batched import BatchedJacobian
 from accord.jacobian.collectives import sharded
 from accord.jacobian.losses import Losses, Shared, gather_features, head_leaves, hides, leaves_before
@@ -17,6 +17,7 @@ from accord.jacobian.reduce import MeanRows, Reduce, SumSamples, choose
 from accord.jacobian.sequential import SequentialJacobian
 from accord.jacobian.storage import Block
 from accord.jacobian.watching import Watched, watched
+from accord.jacobian.writing import add_gradients
 
 
 class FeatureJacobian(Jacobian):
@@ -58,6 +59,9 @@ class FeatureJacobian(Jacobian):
             )
         chosen = choose(reduce, shared, (), self._caller)
         return SumSamples(chosen.group) if type(chosen) is MeanRows else chosen
+
+    def _targets(self) -> Sequence[Tensor]:
+        return self._trunk
 
     def _find_heads(self) -> tuple[Tensor, ...]:
         heads = head_leaves(self.losses, self.parameters)

@@ -21,7 +21,7 @@ _REMEDIES = (
         "torch._functorch.config.donated_buffer = False before the first call of the compiled model",
     ),
     (
-        "Checkpointing is not compatible",
+        "use_reentrant=True",
         "reentrant activation checkpointing cannot be differentiated for part of the leaves; use engine='sequential' "
         "without lean=true, or torch.utils.checkpoint.checkpoint(..., use_reentrant=False)",
     ),
@@ -31,6 +31,7 @@ _REMEDIES = (
     ),
     ("vmap", "an operation of this model cannot be vectorised over tasks; use engine='sequential'"),
     ("atching rule", "an operation of this model cannot be vectorised over tasks; use engine='sequential'"),
+    ("Cannot access data pointer", "a compiled graph cannot be vectorised over tasks; use engine='sequential'"),
     ("functorch", "an operation of this model cannot be vectorised over tasks; use engine='sequential'"),
 )
 

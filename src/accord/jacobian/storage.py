@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -134,5 +135,6 @@ def _add_product(total: Tensor, x: Tensor, y: Tensor) -> None:
         total.addmm_(x, y.T)
         return
     half = len(x) // 2
-    for part in (slice(0, half), slice(half, None)):
-        total[part] += torch.from_numpy(x[part].numpy() @ y.numpy().T)
+    with np.errstate(all="ignore"):  # what is not finite shows in the sum
+        for part in (slice(0, half), slice(half, None)):
+            total[part] += torch.from_numpy(x[part].numpy() @ y.numpy().T)

@@ -125,6 +125,10 @@ class ScaledJacobian(Jacobian):
         """What of a tensor, shaped like a shared parameter, belongs to this process's rows."""
         return self.unscaled.shard(index, whole)
 
+    def finite(self) -> bool:
+        """Whether ``.grad`` of all that a step writes to is finite."""
+        return self.unscaled.finite()
+
     def restricted(self, indices: Sequence[int]) -> Jacobian:
         """The same of some of the shared parameters."""
         return ScaledJacobian(self.unscaled.restricted(indices), self.factors, self.values)
