@@ -60,8 +60,17 @@ class Processes:
         assert not failed, "\n".join(failed)
         return found
 
-    def outcomes(self, function: Callable[..., Any], *arguments: Any, limit: float = 60.0, **options: Any) -> list[Any]:
+    def outcomes(
+        self, function: Callable[..., Any], *arguments: Any, limit: float = 60.0, together: bool = False, **options: Any
+    ) -> list[Any]:
         """As ``run``, with a ``Failure`` in the place of a result; after one, fresh processes are started.
+
+        Args:
+            function: What to call.
+            arguments: For the function.
+            limit: Seconds to wait.
+            together: All are expected to fail at the same place, so that the same processes can go on.
+            options: For the function.
 
         Raises:
             TimeoutError: They were not done within ``limit`` seconds.
@@ -79,7 +88,8 @@ class Processes:
                 found.append(pipe.recv())
             except EOFError:
                 found.append(Failure(("Died",), "the process has died"))
-        if any(isinstance(f, Failure) for f in found):
+        failed = [isinstance(f, Failure) for f in found]
+        if any(failed) and not (together and all(failed)):
             self.close()
         return found
 
