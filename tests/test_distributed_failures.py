@@ -161,7 +161,7 @@ def with_balancers(case):
 
 @pytest.mark.parametrize("case", ["method", "seed", "options", "steps"])
 def test_other_balancers_on_other_processes_are_refused(pair, case):
-    for failure in pair.outcomes(with_balancers, case):
+    for failure in pair.outcomes(with_balancers, case, together=True):
         assert isinstance(failure, Failure)
         assert "EngineError" in failure.kind
         assert "do not do the same work" in failure.text

@@ -30,6 +30,13 @@ def pair():
     group.close()
 
 
+@pytest.fixture(scope="module")
+def four():
+    group = Processes(4)
+    yield group
+    group.close()
+
+
 class Net(nn.Module):
     """Shapes that no number of processes divides, and a layer of one output: most shards of its bias are empty."""
 
@@ -151,10 +158,8 @@ def test_options_and_resharding(pair, options, reshard):
 
 @pytest.mark.parametrize("layout", ["trunk and root", "layers"])
 @pytest.mark.parametrize("method", ["nash-mtl", "moco", "graddrop", "ls"])
-def test_hybrid_sharding(method, layout):
-    with_four = Processes(4)
-    check(with_four.run(compare, method, layout, mesh=(2, 2)))
-    with_four.close()
+def test_hybrid_sharding(four, method, layout):
+    check(four.run(compare, method, layout, mesh=(2, 2)))
 
 
 @pytest.mark.parametrize("method", WEIGHTED)
@@ -255,12 +260,9 @@ def resumed(state):
     balancer.backward(losses_of(net, batch), shared, heads=heads)
 
 
-def test_averages_of_shards_belong_to_one_number_of_processes(pair):
+def test_averages_of_shards_belong_to_one_number_of_processes(pair, four):
     _, state = pair.run(halves, "moco")[0]
-    four = Processes(4)
-    found = four.outcomes(resumed, state)
-    four.close()
-    for failure in found:
+    for failure in four.outcomes(resumed, state, together=True):
         assert "EngineError" in failure.kind
         assert "shard 1 of 2" in failure.text
         assert "of 4" in failure.text
@@ -305,7 +307,7 @@ CASES = {
 
 @pytest.mark.parametrize("case", CASES)
 def test_what_cannot_be_is_said_by_every_process(pair, case):
-    for failure in pair.outcomes(wrong, case):
+    for failure in pair.outcomes(wrong, case, together=True):
         assert isinstance(failure, Failure)
         assert "EngineError" in failure.kind, failure
         assert CASES[case] in failure.text

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 import accord
+from accord.balancers.gramian import GramianOptions
 from accord.balancers.registry import balancer_class
 
 DOCS = Path(__file__).parents[1] / "docs"
@@ -66,8 +67,8 @@ def test_a_page_names_every_option_with_its_default(name: str) -> None:
     section = page_of(name).partition("## Options")[2]
     shared = ("tasks", "update_every", "max_norm", "heads")
     for option in inspect.signature(balancer_class(name)).parameters.values():
-        if option.name == "tasks":
-            continue
+        if option.name == "tasks" or option.name in set(GramianOptions.__annotations__) - set(shared):
+            continue  # what all Gramian methods share stands in the overview alone
         row = next((line for line in section.splitlines() if line.startswith("|") and f"`{option.name}`" in line), "")
         assert row, option.name
         if option.name not in shared:
@@ -161,3 +162,9 @@ def test_every_paper_of_a_page_is_in_the_references() -> None:
     listed = set(re.findall(r"arXiv:(\d{4}\.\d{5})", (DOCS / "references.bib").read_text(encoding="utf-8")))
     for path in METHODS.glob("*.md"):
         assert set(re.findall(r"arxiv\.org/abs/(\d{4}\.\d{5})", path.read_text(encoding="utf-8"))) <= listed, path.name
+
+
+def test_the_overview_names_the_options_that_gramian_methods_share() -> None:
+    section = (METHODS / "README.md").read_text().partition("## Options they share")[2].partition("\n## ")[0]
+    for option in GramianOptions.__annotations__:
+        assert f"`{option}" in section, option

@@ -135,6 +135,11 @@ class Balancer(Stateful):
         jacobian = self._jacobian(losses, shared, features, **options)
         if part is not None and not self.uses_part:
             warn_option(f"{type(self).__name__}: part= has no effect without gramian_batch")
+        elif part is not None and features is not None:
+            raise OptionError(
+                f"{type(self).__name__}: part= is for the parameters; with features= the rows are cheap, so leave "
+                "gramian_batch away"
+            )
         elif part is not None:
             jacobian.part = lambda draw: self._jacobian(part(draw), shared, None, **options)
         if second is not None:

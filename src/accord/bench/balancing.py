@@ -37,4 +37,6 @@ def _seeded(method: MethodSpec, seed: int) -> MethodSpec:
         options["of"] = str(_seeded(MethodSpec(name, inner), seed))
     if "seed" in parameters:
         options.setdefault("seed", seed)
+    if "gramian_batch" in options or "gramian_tasks" in options:
+        options.setdefault("gramian_seed", seed)
     return MethodSpec(method.name, options)

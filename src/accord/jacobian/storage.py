@@ -128,7 +128,7 @@ def _window(flat: Sequence[Tensor], start: int, buffer: Tensor) -> Tensor:
 
 
 def _few(total: Tensor, x: Tensor, y: Tensor) -> None:
-    """total += xy for few long rows on a CPU: NumPy's product is twice as quick there as torch's.
+    """Total += xy for few long rows on a CPU: NumPy's product is twice as quick there as torch's.
 
     In two parts, because NumPy has a slower routine for a matrix and its own transpose.
     """
