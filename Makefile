@@ -42,7 +42,7 @@ bench: $(STAMP)
 	$(BIN)/python -m benchmarks.balancer_overhead
 	$(BIN)/python -m benchmarks.engines
 	$(BIN)/python -m benchmarks.disjoint_step
-	$(BIN)/python -m benchmarks.many_tasks
+	$(BIN)/python -m benchmarks.many_tasks --tasks 200 --memory 4e6
 	$(BIN)/python -m benchmarks.cheaper_gramians
 	$(BIN)/python -m benchmarks.wire_bytes
 	$(BIN)/python -m benchmarks.solver_quality --cases 1000 --peer-cases 50

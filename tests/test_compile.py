@@ -6,7 +6,7 @@ from torch import nn
 
 import accord
 from accord.errors import EngineError
-from accord.jacobian import sequential
+from accord.jacobian import disjoint, sequential
 from support.nets import Net
 
 ENGINES = ["sequential", "sequential:lean=true", "batched", "batched:chunk_size=2", "batched:lean=true", "auto"]
@@ -142,6 +142,23 @@ def test_a_step_that_is_compiled_as_a_whole():
     balance = torch.compile(whole, backend=BACKEND)(x)
     agree((balance, [p.grad.clone() for p in net.parameters()]), expected)
     assert traced == [False]
+
+
+@pytest.mark.parametrize("vectorize", [True, False])
+def test_tasks_with_their_own_samples_on_a_compiled_model(vectorize):
+    """The mapped forward runs as it is, the one in turn compiled: the same rows."""
+    net = Wide()
+    compiled = torch.compile(net.trunk, backend=BACKEND)
+    x = torch.randn(3, 8, 4, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+
+    def loss(model, batch):
+        return model(batch).square().mean()
+
+    found = disjoint(compiled, loss, x, vectorize=vectorize)
+    expected = sequential([loss(net.trunk, batch) for batch in x], net.trunk)
+    torch.testing.assert_close(found.gramian(), expected.gramian(), rtol=1e-12, atol=1e-12)
+    accord.make("upgrad", 3).apply(found)
+    assert all(p.grad is not None for p in net.trunk.parameters())
 
 
 @pytest.mark.slow

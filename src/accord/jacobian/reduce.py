@@ -157,7 +157,9 @@ class SumShards(_Group):
         whole = [i for i, leaf in enumerate(leaves) if not sharded(leaf)]
         out = list(gradients)
         for group in self.groups if whole else ():
-            found = collectives.average(_Over(group), [out[i] for i in whole], [leaves[i] for i in whole])
+            over = _Over(group)
+            found = collectives.average(over, [out[i] for i in whole], [leaves[i] for i in whole])
+            self.traffic += over.traffic
             for i, gradient in zip(whole, found, strict=True):
                 out[i] = gradient
         return out
