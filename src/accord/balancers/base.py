@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from accord.balancers.inputs import Engine, Features, build_jacobian, fingerprint, loss_scale
+from accord.balancers.inputs import Engine, Features, build_jacobian, fingerprint, loss_scale, report
 from accord.balancers.options import task_names, warn_option
 from accord.balancers.result import Balance, Decision, clip_factor, named_cause
 from accord.balancers.state import Stateful
@@ -196,7 +196,7 @@ class Balancer(Stateful):
             )
         if shared is None and features is None and self.needs == "losses":
             scale = loss_scale(type(self).__name__, scaler)
-            jacobian: Jacobian = LossesOnly(self._ordered(losses), scale=scale, reduce=reduce)
+            jacobian: Jacobian = LossesOnly(self._ordered_together(losses, None, reduce), scale=scale, reduce=reduce)
         else:
             options = {"engine": engine, "heads": heads, "scaler": scaler, "reduce": reduce, "retain_graph": True}
             jacobian = self._jacobian(losses, shared, features, **options)
@@ -213,7 +213,11 @@ class Balancer(Stateful):
         if decision.outcome == "skipped":
             self.restore(before)
         weights = scale * torch.from_numpy(decision.weights)
-        return self.objective(jacobian.losses, weights) if self.training else weighted_sum(jacobian.losses, weights)
+        if self.training and jacobian.reduce.size == 1:
+            return self.objective(jacobian.losses, weights)
+        total = weighted_sum(jacobian.losses, weights)  # whose gradients, averaged, are those of the joint batch
+        own = self.own_objective(jacobian.values) if self.training else None
+        return total if own is None else total + (own - own.detach()).to(total)
 
     def apply(self, jacobian: Any) -> Any:  # pyrefly: ignore[bad-override-param-name]
         """Balance a Jacobian that is already there, and add to ``.grad``; returns a ``Balance``.
@@ -297,7 +301,16 @@ class Balancer(Stateful):
     # ------------------------------------------------------------------ the rest
 
     def _jacobian(self, losses: Losses, shared: Shared | None, features: Features | None, **options: Any) -> Jacobian:
-        return build_jacobian(type(self).__name__, self._ordered(losses), shared, features, **options)
+        ordered = self._ordered_together(losses, shared, options["reduce"])
+        return build_jacobian(type(self).__name__, ordered, shared, features, **options)
+
+    def _ordered_together(self, losses: Losses, shared: Shared | None, reduce: Reduce | str) -> Losses:
+        """``_ordered``, where wrong names on one process are an error on all."""
+        try:
+            return self._ordered(losses)
+        except ShapeError as error:
+            report(error, type(self).__name__, shared, reduce)
+            raise
 
     def _decide(self, jacobian: Jacobian) -> Decision:
         if not self.training:
@@ -346,24 +359,24 @@ class Balancer(Stateful):
         return {name: by_name[name] for name in self.tasks}
 
     def _check(self, jacobian: Jacobian) -> None:
+        name, error, facts = type(self).__name__, None, {}
         if jacobian.num_tasks != self.num_tasks:
-            raise ShapeError(
-                f"{type(self).__name__}: {jacobian.num_tasks} losses were given, but the balancer was made for "
-                f"{self.num_tasks} tasks ({', '.join(self.tasks)})"
+            error = ShapeError(
+                f"{name}: {jacobian.num_tasks} losses were given, but the balancer was made for {self.num_tasks} tasks "
+                f"({', '.join(self.tasks)})"
             )
-        if not self.named and jacobian.names is not None:
-            self.tasks, self.named = tuple(jacobian.names), True
-        if self.named and jacobian.names is not None and tuple(jacobian.names) != self.tasks:
-            raise ShapeError(
-                f"{type(self).__name__}: the Jacobian's tasks are {list(jacobian.names)}, but the balancer's are "
-                f"{list(self.tasks)}; make the Jacobian of the losses in this order"
-            )
+        elif jacobian.names is not None:
+            if not self.named:
+                self.tasks, self.named = tuple(jacobian.names), True
+            if tuple(jacobian.names) != self.tasks:
+                error = ShapeError(
+                    f"{name}: the Jacobian's tasks are {list(jacobian.names)}, but the balancer's are "
+                    f"{list(self.tasks)}; make the Jacobian of the losses in this order"
+                )
         if jacobian.reduce.size > 1:
-            facts = {
-                "steps": self.steps,
-                "balancer_state": fingerprint({**self.get_extra_state(), "options": repr(self)}),
-            }
-            jacobian.reduce.agree(type(self).__name__, None, **facts)
+            state = fingerprint({**self.get_extra_state(), "options": repr(self)})
+            facts = {"steps": self.steps, "balancer_state": state}
+        jacobian.reduce.agree(name, error, **facts)
         jacobian.check_reach()
 
     def __repr__(self) -> str:

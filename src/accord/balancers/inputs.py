@@ -11,8 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from accord.balancers.grammar import parse_spec, suggest
-from accord.errors import OptionError, UnknownNameError
+from accord.errors import AccordError, OptionError, UnknownNameError
 from accord.jacobian import ENGINES, FEATURE_ENGINES, Jacobian, Losses, Reduce, Shared, Watched
+from accord.jacobian.reduce import choose
 
 Engine = str | Callable[..., Jacobian]
 Features = Tensor | Iterable[Tensor] | nn.Module | Watched
@@ -54,6 +55,11 @@ def build_jacobian(
     if not (isinstance(reduce, str) and reduce == "auto"):
         options["reduce"] = reduce
     return build(losses, shared if features is None else features, **options)
+
+
+def report(error: AccordError, name: str, shared: Any, reduce: Reduce | str) -> None:
+    """Raise an error on all processes, where the others are about to agree on their losses."""
+    choose(reduce, shared, (), name).agree(name, error, tasks=0, shared_tensors=0)
 
 
 def loss_scale(name: str, scaler: Any) -> float | None:

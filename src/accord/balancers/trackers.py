@@ -49,12 +49,15 @@ class RowTracker(Balancer):
         """
         reduce = jacobian.reduce
         shards = (reduce.rank, reduce.size) if reduce.parts else (0, 1)
+        error = None
         if self._rows is not None and self._shards != shards:
-            raise EngineError(
+            error = EngineError(
                 f"{type(self).__name__}: the averages are those of shard {self._shards[0] + 1} of {self._shards[1]}, "
                 f"but this process holds shard {shards[0] + 1} of {shards[1]}: state of sharded parameters belongs "
-                "to one number of processes. Resume with as many, or reset() to average anew"
+                "to one process, of one number of them. Load each rank's own, or reset() to average anew"
             )
+        if reduce.parts or error is not None:
+            reduce.agree(type(self).__name__, error)
         self._shards = shards
         if self._rows is None:
             self._rows = [None] * len(rows)

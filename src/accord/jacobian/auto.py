@@ -38,10 +38,11 @@ def auto(losses: Losses, shared: Shared, *, memory: float | None = None, **optio
     free = free_memory(jacobian.parameters[0].device)
     budget = memory if memory is not None else SHARE * free
     limit = f"memory={memory:.0f}" if memory is not None else f"a quarter of the {_size(free)} that are free"
-    jacobian.lean = need > budget and not jacobian.by_backward
+    over = bool(jacobian.reduce.total(torch.tensor(float(need > budget))) > 0)  # on any process: all walk alike
+    jacobian.lean = over and not jacobian.by_backward
     jacobian.memory = memory if jacobian.lean else None
-    said = f"rows of {jacobian.num_tasks} tasks take {_size(need)}, {'over' if need > budget else 'within'} {limit}"
-    if need > budget and not jacobian.lean:
+    said = f"rows of {jacobian.num_tasks} tasks take {_size(need)}, {'over' if over else 'within'} {limit}"
+    if over and not jacobian.lean:
         said += ", but checkpointed or sharded parameters can only be walked whole"
     jacobian.why = f"sequential, {'lean' if jacobian.lean else 'rows kept'}: {said}"
     return jacobian

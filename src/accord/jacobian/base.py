@@ -265,7 +265,7 @@ class Jacobian(ABC):
     def held(self) -> Held:
         """This process's part of the rows, times ``scale``, computed once."""
         if self._held is None:
-            rows = self.local_rows()
+            rows = self.reduce.attempt(self._caller, self.local_rows)
             self._held = self.reduce.hold(rows, self.num_tasks, self._local(self.parameters))
         return self._held
 
@@ -343,11 +343,11 @@ class Jacobian(ABC):
 
     def _plain_backward(self, weights: Tensor) -> None:
         """Add the gradient of Σ_k w_k l_k to every leaf's ``.grad``."""
-        if self.reduce.size == 1 or self.reduce.parts:
+        leaves = (*self.parameters, *self.heads)
+        if self.reduce.size == 1 or all(map(sharded, leaves)):  # heads that are not sharded are averaged below
             with self._explained():
                 torch.autograd.backward(self.losses, self._cotangents(weights), retain_graph=self.retain_graph)
             return
-        leaves = (*self.parameters, *self.heads)
         gradients = self._averaged(self._product(weights, leaves, keep=self.retain_graph), leaves)
         self._write(gradients[: len(self.parameters)], gradients[len(self.parameters) :])
 
@@ -355,8 +355,6 @@ class Jacobian(ABC):
         """Add gradients, times ``scale`` already, to ``.grad``; ``owned`` is said of the shared ones."""
         add_gradients(self.parameters, shared, owned=owned)
         add_gradients(self.heads, heads)
-
-    # ------------------------------------------------------------------ the rest
 
     @property
     def _caller(self) -> str:
@@ -368,7 +366,7 @@ class Jacobian(ABC):
         return view
 
     def _averaged(self, gradients: list[Block], leaves: Sequence[Tensor]) -> list[Block]:
-        return self.reduce.average(gradients, leaves) if leaves else []
+        return self.reduce.average(gradients, leaves)  # without leaves too: other processes may have some
 
     def _unscaled(self, gradients: list[Block]) -> list[Block]:
         if self.scale == 1.0:

@@ -13,7 +13,7 @@ from accord.jacobian.base import Jacobian
 from accord.jacobian.batched import BatchedJacobian
 from accord.jacobian.collectives import sharded
 from accord.jacobian.losses import Losses, Shared, gather_features, head_leaves, hides, leaves_before
-from accord.jacobian.reduce import MeanRows, Reduce, SumSamples, choose
+from accord.jacobian.reduce import MeanRows, Reduce, SumSamples, choose, gathered
 from accord.jacobian.sequential import SequentialJacobian
 from accord.jacobian.storage import Block
 from accord.jacobian.watching import Watched, watched
@@ -52,7 +52,8 @@ class FeatureJacobian(Jacobian):
 
     def _choose(self, reduce: Reduce | str, shared: Shared) -> Reduce:
         self._trunk = leaves_before(self.parameters)
-        if any(map(sharded, (*self._trunk, *head_leaves(self.losses, self.parameters)))):
+        leaves = (*self._trunk, *head_leaves(self.losses, self.parameters))
+        if any(map(sharded, leaves)) or gathered(leaves):
             raise EngineError(
                 f"{self._caller}: parameters sharded by fully_shard need real backwards from the losses, which "
                 "balancing at a representation does not make; give the parameters of the trunk as shared="

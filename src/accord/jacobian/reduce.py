@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
 
 import torch.distributed as dist
 from torch import Tensor, nn
@@ -20,6 +20,8 @@ from accord.errors import AccordError, EngineError
 from accord.jacobian import collectives
 from accord.jacobian.collectives import sharded
 from accord.jacobian.storage import Block, Held, Rows
+
+Found = TypeVar("Found")
 
 
 class Reduce:
@@ -55,6 +57,17 @@ class Reduce:
         """
         if error is not None:
             raise error
+
+    def attempt(self, caller: str, call: Callable[[], Found]) -> Found:
+        """What a computation of this process found, unless it failed on any: before others wait for it in vain."""
+        found: list[Found] = []
+        error: AccordError | None = None
+        try:
+            found.append(call())
+        except AccordError as caught:
+            error = caught
+        self.agree(caller, error)
+        return found[0]
 
     @property
     def parts(self) -> bool:

@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.autograd.graph import GradientEdge
 
 from accord.errors import EngineError
+from accord.jacobian.collectives import checksum
 from accord.jacobian.reduce import Reduce
 from accord.jacobian.storage import Held, Rows, nbytes
 
@@ -165,6 +166,8 @@ def streamed_gramian(
     """
     k = len(losses)
     segments = plan(losses, parameters, memory, caller)
+    layout = checksum(repr([segment.leaves for segment in segments]))
+    reduce.agree(caller, None, segments=len(segments), parameters_by_segment=layout)
     gramian = torch.zeros(k, k, dtype=torch.float64)
     given: Cotangents = [
         [loss.new_full((), scale) if i == j else None for j in range(k)] for i, loss in enumerate(losses)

@@ -76,7 +76,7 @@ def inner_products(left: Sequence[Rows], right: Sequence[Rows], k: int, other_k:
         dtype = torch.float32 if device.type == "mps" else torch.float64
         if device not in totals:
             totals[device] = torch.zeros(k, other_k, dtype=dtype, device=device)
-        width = min(n, max(1, WINDOW.get(device.type, 2**24) // max(k, other_k)))
+        width = max(1, min(n, WINDOW.get(device.type, 2**24) // max(k, other_k)))  # shards may be empty
         here = torch.empty(k, width, dtype=dtype, device=device)
         there = here if second is None else torch.empty(other_k, width, dtype=dtype, device=device)
         product = _few if device.type == "cpu" and k <= FEW else torch.Tensor.addmm_

@@ -31,7 +31,7 @@ class LossesOnly(Jacobian):
             tasks = len(values)
         except AccordError as caught:
             error = caught
-        self.reduce.agree("balancer(losses)", error, tasks=tasks)
+        self.reduce.agree("balancer(losses)", error, tasks=tasks, shared_tensors=0)
         self.values = self.reduce.mean(values)
         if scale is None:
             check_finite(self.values, self.names, "balancer(losses)")
