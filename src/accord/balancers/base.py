@@ -12,12 +12,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from accord.balancers.inputs import Engine, Features, build_jacobian, fingerprint, loss_scale, report
+from accord.balancers.inputs import Engine, Features, build_jacobian, fingerprint, report
 from accord.balancers.options import task_names, warn_option
 from accord.balancers.result import Balance, Decision, clip_factor, named_cause
 from accord.balancers.state import Stateful
 from accord.errors import OptionError, ShapeError
 from accord.jacobian import Jacobian, Local, Losses, LossesOnly, Reduce, Shared
+from accord.jacobian.scaling import loss_scale
 from accord.jacobian.writing import add_gradients
 
 Heads = Literal["weighted", "plain"]
@@ -253,7 +254,7 @@ class Balancer(Stateful):
             tasks=self.tasks,
             interval=decision.interval,
             drift=decision.drift,
-            engine=jacobian.why or jacobian.engine,
+            engine=jacobian.why or jacobian.label,
         )
 
     def after_step(self, losses: Losses | Callable[[], Losses]) -> None:
@@ -375,7 +376,7 @@ class Balancer(Stateful):
                 )
         if jacobian.reduce.size > 1:
             state = fingerprint({**self.get_extra_state(), "options": repr(self)})
-            facts = {"steps": self.steps, "balancer_state": state}
+            facts = {"steps": self.steps, "balancer_state": state, "training": int(self.training)}
         jacobian.reduce.agree(name, error, **facts)
         jacobian.check_reach()
 

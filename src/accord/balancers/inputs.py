@@ -14,6 +14,7 @@ from accord.balancers.grammar import parse_spec, suggest
 from accord.errors import AccordError, OptionError, UnknownNameError
 from accord.jacobian import ENGINES, FEATURE_ENGINES, Jacobian, Losses, Reduce, Shared, Watched
 from accord.jacobian.reduce import choose
+from accord.jacobian.scaling import loss_scale
 
 Engine = str | Callable[..., Jacobian]
 Features = Tensor | Iterable[Tensor] | nn.Module | Watched
@@ -59,24 +60,7 @@ def build_jacobian(
 
 def report(error: AccordError, name: str, shared: Any, reduce: Reduce | str) -> None:
     """Raise an error on all processes, where the others are about to agree on their losses."""
-    choose(reduce, shared, (), name).agree(name, error, tasks=0, shared_tensors=0)
-
-
-def loss_scale(name: str, scaler: Any) -> float | None:
-    """The factor that a ``torch.amp.GradScaler`` puts on losses now; None without one, or with one that is disabled.
-
-    Raises:
-        OptionError: It is something else.
-    """
-    if scaler is None:
-        return None
-    if not (hasattr(scaler, "get_scale") and hasattr(scaler, "is_enabled")):
-        raise OptionError(f"{name}: scaler is a {type(scaler).__name__}; give the torch.amp.GradScaler itself")
-    if not scaler.is_enabled():
-        return None
-    if getattr(scaler, "_scale", 0) is None:  # made at the first scale(), as for any other loop
-        scaler.scale(torch.zeros((), device=getattr(scaler, "_device", "cpu")))
-    return float(scaler.get_scale())
+    choose(reduce, shared, (), name).agree(name, error)
 
 
 def fingerprint(state: Mapping[str, Any]) -> int:

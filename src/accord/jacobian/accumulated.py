@@ -12,6 +12,7 @@ from accord.errors import EngineError, OptionError
 from accord.jacobian.base import Jacobian, Weights
 from accord.jacobian.losses import Losses, Shared
 from accord.jacobian.remedies import explained
+from accord.jacobian.scaling import loss_scale
 from accord.jacobian.sequential import SequentialJacobian, weighted
 from accord.jacobian.storage import Block, Held, Rows, as_block
 
@@ -49,6 +50,7 @@ class Accumulated(Jacobian):
         self.shared = list(shared) if not isinstance(shared, torch.nn.Module | Tensor | dict) else shared  # type: ignore
         self.build = engine
         self.batches = 0
+        self._applied = False
         self.retain_graph = False
         self._head_rows: dict[int, dict[int, Tensor]] = {}
         self._leaves: dict[int, Tensor] = {}
@@ -59,11 +61,18 @@ class Accumulated(Jacobian):
 
         Args:
             losses: K scalars, or their Jacobian (of tasks with samples of their own).
-            options: For the engine (``scale``, ``reduce``, ...).
+            options: For the engine: ``scaler``, the loop's ``torch.amp.GradScaler``, ``reduce``, ...
 
         Raises:
             EngineError: It has another number of tasks, or other shared parameters, than those before.
         """
+        if self._applied:
+            raise EngineError(
+                f"{self._caller}: these sums were applied already, and another step would add to them; make a new "
+                "accord.jacobian.accumulated(shared) for each step"
+            )
+        if "scaler" in options:
+            options["scale"] = loss_scale(self._caller, options.pop("scaler"))
         jacobian = losses if isinstance(losses, Jacobian) else self.build(losses, self.shared, **options)
         if not all(parameter.is_leaf for parameter in jacobian.parameters):
             raise EngineError(
@@ -75,8 +84,13 @@ class Accumulated(Jacobian):
             self.parameter_names, self.scale, self.scaled = jacobian.parameter_names, jacobian.scale, jacobian.scaled
             self._tasks, self.values = jacobian.num_tasks, torch.zeros(jacobian.num_tasks, dtype=torch.float64)
             self._sums: list[Block] = [None] * len(self.parameters)
-        ours = (self._tasks, [id(p) for p in self.parameters], self.scale, self.names)
-        if ours != (jacobian.num_tasks, [id(p) for p in jacobian.parameters], jacobian.scale, jacobian.names):
+        if self.names != jacobian.names:
+            raise EngineError(
+                f"{self._caller}: the tasks of micro-batch {self.batches + 1} are {list(jacobian.names or ())}, those "
+                f"before were {list(self.names or ())}. All must be of the same tasks, in one order"
+            )
+        ours = (self._tasks, [id(p) for p in self.parameters], self.scale)
+        if ours != (jacobian.num_tasks, [id(p) for p in jacobian.parameters], jacobian.scale):
             raise EngineError(
                 f"jacobian.accumulated: micro-batch {self.batches + 1} has {jacobian.num_tasks} tasks and "
                 f"{len(jacobian.parameters)} shared parameters at scale {jacobian.scale:g}; those before had "
@@ -142,6 +156,12 @@ class Accumulated(Jacobian):
         """Add the weighted sums to ``.grad``."""
         self.held()  # there is no graph left to walk
         super().accumulate(weights, head_weights)
+        self._applied = True
+
+    def add(self, shared: Sequence[Block], heads: Sequence[Block]) -> None:
+        """Add gradients, one per parameter, to ``.grad``."""
+        super().add(shared, heads)
+        self._applied = True
 
     def pull(self, weights: Weights) -> list[Block]:
         """Jᵀw from the sums."""

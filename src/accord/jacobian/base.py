@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from accord.errors import AccordError, EngineError, ShapeError
-from accord.jacobian.collectives import local_part, shard_like, sharded
+from accord.jacobian.collectives import checksum, local_part, sharded
 from accord.jacobian.losses import (
     Losses,
     Shared,
@@ -23,16 +23,18 @@ from accord.jacobian.losses import (
     parameter_names,
     reaches,
 )
+from accord.jacobian.measures import Measures
 from accord.jacobian.reduce import Reduce, choose, refuse_gathered
 from accord.jacobian.remedies import explained
-from accord.jacobian.storage import Block, Held, Rows, inner_products
-from accord.jacobian.writing import add_gradients, all_finite, weighted_sum
+from accord.jacobian.scaling import check_scale
+from accord.jacobian.storage import Block, Held, Rows
+from accord.jacobian.writing import add_gradients, weighted_sum
 
 Weights = Tensor | np.ndarray | Sequence[float]
 """One number a task, shape (K,)."""
 
 
-class Jacobian(ABC):
+class Jacobian(Measures, ABC):
     """J, shape (K, P): row k is the gradient of loss k with respect to the shared parameters.
 
     Nothing is differentiated until it is asked for. ``gramian()`` and ``rows()`` cost K vector-Jacobian products,
@@ -69,6 +71,7 @@ class Jacobian(ABC):
     why = ""
     scaled = False
     _given: tuple[Tensor, ...] | None = None
+    _stamp: list[int] | None = None
     wanted = "rows"
     """What the method will ask for, ``"rows"`` or ``"losses"`` alone, for engines that compute losses themselves."""
 
@@ -84,13 +87,13 @@ class Jacobian(ABC):
     ) -> None:
         caller = self._caller
         self.retain_graph = retain_graph
-        self.scaled, self.scale = scale is not None, 1.0 if scale is None else float(scale)
+        self.scaled, self.scale = scale is not None, check_scale(caller, scale) or 1.0
         self._heads: tuple[Tensor, ...] | None = None
         self._held: Held | None = None
         self._reached = False
         error: AccordError | None = None
         values = torch.zeros(0)
-        facts = {"tasks": 0, "shared_tensors": 0}
+        facts: dict[str, int] = {}
         try:
             gathered = gather_losses(losses, caller)
             self.losses, self.names, values = gathered.tensors, gathered.names, gathered.values
@@ -99,7 +102,7 @@ class Jacobian(ABC):
             self.parameter_names = self._names(shared)
             self._given = None if heads is None else gather_shared(heads, f"{caller}, heads")
             refuse_gathered(self._given or (), caller)
-            facts = {"tasks": self.num_tasks, "shared_tensors": len(self.parameters)}
+            facts = self._facts()
             self.reduce = self._choose(reduce, shared)
             if self.reduce.size > 1:
                 self.check_reach()
@@ -110,6 +113,11 @@ class Jacobian(ABC):
         self.values = self.reduce.mean(values)
         if not self.scaled:
             check_finite(self.values, self.names, caller)
+
+    @property
+    def label(self) -> str:
+        """The engine's name, with what was asked of it."""
+        return self.engine
 
     @property
     def num_tasks(self) -> int:
@@ -166,17 +174,6 @@ class Jacobian(ABC):
             )
         return self.reduce.total(self.held().products(other.held())) / (self.scale * other.scale)
 
-    def products(self, left: Sequence[Block], right: Sequence[Block]) -> Tensor:
-        """LRᵀ, shape (K, K), of two sets of rows like ``rows()``."""
-        part = inner_products(left, right, self.num_tasks)
-        return self.reduce.total(part) if self.reduce.parts else part
-
-    def norm(self, gradient: Sequence[Block]) -> float:
-        """The Euclidean norm of a gradient like ``pull(weights)``."""
-        squares = [block.double().square().sum().cpu() for block in gradient if block is not None]
-        square = torch.stack(squares).sum() if squares else torch.zeros((), dtype=torch.float64)
-        return float((self.reduce.total(square) if self.reduce.parts else square).sqrt())
-
     def pull(self, weights: Weights) -> list[Block]:
         """Jᵀw, one tensor per shared parameter, None where no loss reaches it.
 
@@ -184,6 +181,7 @@ class Jacobian(ABC):
             weights: Shape (K,).
         """
         w = self._weights(weights)
+        self.check_fresh()
         if self._held is not None:
             return self._held.combined(w / self.scale)
         return self._unscaled(self._averaged(self._product(w, self.parameters, keep=True), self.parameters))
@@ -199,6 +197,7 @@ class Jacobian(ABC):
         several processes must be averaged.
         """
         w, h = self._weights(weights), self._weights(head_weights)
+        self.check_fresh()
         if self._held is not None:
             heads = self._averaged(self._head_sum(h), self.heads)
             self._write(self._held.combined(w), heads, owned=True)
@@ -212,22 +211,10 @@ class Jacobian(ABC):
 
     def add(self, shared: Sequence[Block], heads: Sequence[Block]) -> None:
         """Add gradients, one per parameter, to ``.grad`` (times ``scale``); None leaves a parameter alone."""
+        self.check_fresh()
         if self.scale != 1.0:
             shared, heads = ([None if g is None else g * self.scale for g in found] for found in (shared, heads))
         self._write(shared, heads)
-
-    def shape(self, index: int) -> torch.Size:
-        """The shape of a shared parameter, whole."""
-        return self.parameters[index].shape
-
-    def shard(self, index: int, whole: Tensor) -> Tensor:
-        """What of a tensor, shaped like a shared parameter, belongs to this process's rows."""
-        return shard_like(self.parameters[index], whole)
-
-    def finite(self) -> bool:
-        """Whether ``.grad`` of all that a step writes to is finite, on every process."""
-        here = all_finite(leaf.grad for leaf in (*self._targets(), *self.heads))
-        return bool(self.reduce.mean(torch.tensor([float(here)], dtype=torch.float64)) == 1.0)
 
     def restricted(self, indices: Sequence[int]) -> Jacobian:
         """The Jacobian of the same losses with respect to some of the shared parameters; the graph is kept.
@@ -262,10 +249,22 @@ class Jacobian(ABC):
             raise self._unreached()
         self._reached = True
 
+    def check_fresh(self) -> None:
+        """Raise EngineError if the parameters have changed since the rows were made."""
+        if self._held is not None and self._stamp is not None and self._stamp != self._versions():
+            raise EngineError(
+                f"{self._caller}: the shared parameters have changed since these rows were made (an optimiser step?), "
+                "so they are the gradients of another model; make a new Jacobian for each step"
+            )
+
+    def _versions(self) -> list[int]:
+        return [parameter._version for parameter in self.parameters]
+
     def held(self) -> Held:
         """This process's part of the rows, times ``scale``, computed once."""
         if self._held is None:
             rows = self.reduce.attempt(self._caller, self.local_rows)
+            self._stamp = self._versions()
             self._held = self.reduce.hold(rows, self.num_tasks, self._local(self.parameters))
         return self._held
 
@@ -301,12 +300,12 @@ class Jacobian(ABC):
         """What the rows are taken with respect to."""
         return gather_shared(shared, caller)
 
+    def _facts(self) -> dict[str, int]:
+        """What must be the same on all processes."""
+        return {"tasks": self.num_tasks, "shared_tensors": len(self.parameters), "scale": checksum(repr(self.scale))}
+
     def _names(self, shared: Shared) -> tuple[str, ...] | None:
         return parameter_names(shared)
-
-    def _targets(self) -> Sequence[Tensor]:
-        """The leaves beside the heads that a step writes to."""
-        return self.parameters
 
     def _choose(self, reduce: Reduce | str, shared: Shared) -> Reduce:
         return choose(reduce, shared, self.parameters, self._caller)

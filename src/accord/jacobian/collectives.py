@@ -55,33 +55,38 @@ def all_reduce(reduce: Any, values: Tensor, op: Any = dist.ReduceOp.SUM, groups:
 
 
 def agree(reduce: Any, caller: str, error: AccordError | None, facts: Mapping[str, int]) -> None:
-    """One small maximum over the group; only if it shows a difference are the reasons exchanged."""
-    numbers = list(facts.values()) if error is None else [0] * len(facts)
-    header = torch.tensor([error is not None, *numbers, *(-n for n in numbers)], dtype=torch.int64)
+    """One small maximum over the group; only if it shows a difference are the reasons exchanged.
+
+    The header has one length whatever the facts, so that processes at different points find out here too.
+    """
+    place = checksum(f"{caller} {sorted(facts)}")
+    code = checksum(repr(sorted(facts.items())))
+    header = torch.tensor([error is not None, place, -place, code, -code], dtype=torch.int64)
     most = all_reduce(reduce, header, dist.ReduceOp.MAX, reduce.groups).tolist()
-    n = len(facts)
-    differing = [name for i, name in enumerate(facts) if most[1 + i] != -most[1 + n + i]]
-    if not most[0] and not differing:
+    same_place, same_facts = most[1] == -most[2], most[3] == -most[4]
+    if not most[0] and same_place and same_facts:
         return
     said: list[Any] = [None] * reduce.size
     with connected(reduce.group, "an exchange of errors"):
-        dist.all_gather_object(said, (None if error is None else str(error), dict(facts)), group=reduce.group)
+        what = (None if error is None else str(error), caller, dict(facts))
+        dist.all_gather_object(said, what, group=reduce.group)
     if error is not None:
         raise error
-    failed = [(rank, text) for rank, (text, _) in enumerate(said) if text is not None]
+    failed = [(rank, text) for rank, (text, _, _) in enumerate(said) if text is not None]
     if failed:
         raise EngineError(
             f"{caller}: rank {failed[0][0]} of {reduce.size} raised an error, so that no rank takes this step: "
             f"{failed[0][1]}"
         )
-    if all(other == said[0][1] for _, other in said):
+    names = sorted({name for _, _, found in said for name in found})
+    told = [("called", [where for _, where, _ in said])]
+    told += [(name.replace("_", " "), [str(found.get(name, "-")) for _, _, found in said]) for name in names]
+    differing = "; ".join(f"{name}: {', '.join(values)}" for name, values in told if len(set(values)) > 1)
+    if not differing:
         raise EngineError(f"{caller}: a rank of another replica raised an error, or does not do the same work")
-    told = "; ".join(
-        f"{name.replace('_', ' ')}: " + ", ".join(str(other[name]) for _, other in said) for name in differing
-    )
     raise EngineError(
-        f"{caller}: the {reduce.size} ranks do not do the same work. By rank, {told}. All must balance the same "
-        "tasks, in the same order, with the same model and balancer"
+        f"{caller}: the {reduce.size} ranks do not do the same work. By rank, {differing}. All must balance the same "
+        "tasks, in the same order, with the same model, engine, loss scale and balancer"
     )
 
 

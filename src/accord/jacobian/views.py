@@ -10,8 +10,10 @@ from torch import Tensor
 
 from accord.errors import AccordError
 from accord.jacobian.base import Jacobian, Weights
+from accord.jacobian.collectives import checksum
 from accord.jacobian.losses import Losses, check_finite, gather_losses
 from accord.jacobian.reduce import Reduce, choose
+from accord.jacobian.scaling import check_scale
 from accord.jacobian.storage import Block, Rows
 
 
@@ -22,7 +24,7 @@ class LossesOnly(Jacobian):
 
     def __init__(self, losses: Losses, *, scale: float | None = None, reduce: Reduce | str = "auto") -> None:
         self.parameters, self.retain_graph, self._heads, self._held = (), False, (), None
-        self.scaled, self.scale = scale is not None, 1.0 if scale is None else float(scale)
+        self.scaled, self.scale = scale is not None, check_scale("balancer(losses)", scale) or 1.0
         self.reduce = choose(reduce, None, (), "balancer(losses)")
         error, tasks, values = None, 0, torch.zeros(0)
         try:
@@ -31,7 +33,7 @@ class LossesOnly(Jacobian):
             tasks = len(values)
         except AccordError as caught:
             error = caught
-        self.reduce.agree("balancer(losses)", error, tasks=tasks, shared_tensors=0)
+        self.reduce.agree("balancer(losses)", error, tasks=tasks, scale=checksum(repr(self.scale)))
         self.values = self.reduce.mean(values)
         if scale is None:
             check_finite(self.values, self.names, "balancer(losses)")
@@ -73,6 +75,11 @@ class ScaledJacobian(Jacobian):
     def heads(self) -> tuple[Tensor, ...]:
         """The leaves of the losses' graph that are not shared."""
         return self.unscaled.heads
+
+    @property
+    def label(self) -> str:
+        """As that of the unscaled Jacobian."""
+        return self.unscaled.label
 
     @property
     def extra_cost(self) -> float:

@@ -65,6 +65,11 @@ class WalkingJacobian(Jacobian):
         super().__init__(losses, shared, heads=heads, retain_graph=retain_graph, scale=scale, reduce=reduce)
 
     @property
+    def label(self) -> str:
+        """The engine's name, with what was asked of it."""
+        return f"{self.engine}, lean" if self.lean else self.engine
+
+    @property
     def extra_cost(self) -> float:
         """K vector-Jacobian products in place of one, and in lean mode one more."""
         return 2.0 * (self.num_tasks - 1 + self.lean) / 3.0
@@ -92,6 +97,9 @@ class WalkingJacobian(Jacobian):
                 )
             self._gramian = self.reduce.total(part) / self.scale**2
         return self._gramian
+
+    def _facts(self) -> dict[str, int]:
+        return {**super()._facts(), "lean": int(self.lean), "memory": int(self.memory or 0)}
 
     @property
     def by_backward(self) -> bool:
