@@ -11,7 +11,7 @@ from importlib import import_module, metadata
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from accord import jacobian, metrics, solvers, testing
+    from accord import balancers, jacobian, metrics, solvers, testing
     from accord.balancers import (
         CRMOGM,
         DBMTL,
@@ -85,6 +85,7 @@ __all__ = [
     "SDMGrad",
     "UPGrad",
     "available",
+    "balancers",
     "jacobian",
     "make",
     "metrics",
@@ -94,7 +95,7 @@ __all__ = [
     "watch",
 ]
 
-_MODULES = ("jacobian", "metrics", "solvers", "testing")
+_MODULES = ("balancers", "jacobian", "metrics", "solvers", "testing")
 
 
 def __getattr__(name: str) -> Any:

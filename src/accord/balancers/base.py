@@ -226,6 +226,9 @@ class Balancer(Stateful):
         Given a function instead, this is ``torch.nn.Module.apply``.
         """
         if not isinstance(jacobian, Jacobian):
+            if not callable(jacobian):
+                kind = type(jacobian).__name__
+                raise OptionError(f"apply: got a {kind}, not a Jacobian; losses go to backward(losses, shared)")
             return super().apply(jacobian)
         jacobian.wanted = "losses" if self.needs == "losses" else "rows"
         self._check(jacobian)

@@ -18,6 +18,12 @@ from accord.jacobian.scaling import loss_scale
 
 Engine = str | Callable[..., Jacobian]
 Features = Tensor | Iterable[Tensor] | nn.Module | Watched
+ELSEWHERE = {
+    "disjoint": "make accord.jacobian.disjoint(model, loss_fn, batches) and give it to balancer.apply",
+    "accumulated": "make accord.jacobian.accumulated(shared), include(losses) and give it to balancer.apply",
+    "features": "give the representation as features=",
+}
+"""What else is called an engine, and how it is used."""
 OWN_OPTIONS = ("lean", "memory", "chunk_size")
 """Options that an engine may have beside those that every Jacobian has."""
 
@@ -85,6 +91,8 @@ def _engine(
     if callable(engine):
         return engine, {}
     name, options = parse_spec(str(engine))
+    if name in ELSEWHERE:
+        raise UnknownNameError(f"engine {name!r} is not one for losses: {ELSEWHERE[name]}")
     if name not in table:
         raise UnknownNameError(f"unknown engine {name!r}{suggest(name, list(table))}")
     build = table[name]

@@ -71,7 +71,8 @@ class Jacobian(Measures, ABC):
     why = ""
     scaled = False
     _given: tuple[Tensor, ...] | None = None
-    _stamp: list[int] | None = None
+    _stamp: Any = None
+    _partial = False
     wanted = "rows"
     """What the method will ask for, ``"rows"`` or ``"losses"`` alone, for engines that compute losses themselves."""
 
@@ -203,7 +204,7 @@ class Jacobian(Measures, ABC):
             self._write(self._held.combined(w), heads, owned=True)
             return
         self.check_reach()
-        if not torch.equal(w, h):
+        if self._partial or not torch.equal(w, h):
             shared = self._averaged(self._product(w, self.parameters, keep=True), self.parameters)
             self._write(shared, self._averaged(self._head_sum(h), self.heads))
         else:
@@ -223,7 +224,7 @@ class Jacobian(Measures, ABC):
             indices: Which, as positions in ``parameters``.
         """
         part = self._view()
-        part.parameters = tuple(self.parameters[i] for i in indices)
+        part.parameters, part._reached = tuple(self.parameters[i] for i in indices), False
         if self.parameter_names is not None:
             part.parameter_names = tuple(self.parameter_names[i] for i in indices)
         return part
@@ -362,6 +363,7 @@ class Jacobian(Measures, ABC):
     def _view(self) -> Any:
         view = copy.copy(self)
         view._held, view._heads, view._reached, view.retain_graph = None, (), True, True
+        view._partial = True  # a plain backward would write to what the view leaves out
         return view
 
     def _averaged(self, gradients: list[Block], leaves: Sequence[Tensor]) -> list[Block]:
@@ -384,8 +386,7 @@ class Jacobian(Measures, ABC):
         w = torch.as_tensor(weights, dtype=torch.float64)
         if w.shape != (self.num_tasks,):
             raise ShapeError(
-                f"jacobian.{self.engine}: weights of shape {tuple(w.shape)} for {self.num_tasks} tasks; "
-                f"shape ({self.num_tasks},) is needed"
+                f"{self._caller}: weights of shape {tuple(w.shape)} for {self.num_tasks} tasks; give one number a task"
             )
         return w
 

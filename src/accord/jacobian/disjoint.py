@@ -16,15 +16,24 @@ from accord.jacobian.pertask import (
     Exchange,
     Named,
     TaskLoss,
+    cause_of,
     check_graph,
     losses_at_once,
     refuse_captured,
     rows_at_once,
 )
 from accord.jacobian.reduce import Reduce, choose
+from accord.jacobian.scaling import check_scale, loss_scale
 from accord.jacobian.storage import Block, Held, Rows, combine
 from accord.jacobian.taskbatches import gather_batches
-from accord.jacobian.taskmodules import Norms, check_model, gather_heads, sort_parameters, unchanged_on_error
+from accord.jacobian.taskmodules import (
+    Norms,
+    check_loss,
+    check_model,
+    gather_heads,
+    sort_parameters,
+    unchanged_on_error,
+)
 
 Ran = tuple[Any, Tensor, Norms, Named]
 """What a computation found, its losses (K,), the norms, and what became of their statistics."""
@@ -43,8 +52,8 @@ class DisjointJacobian(Jacobian):
     (``update_every``, methods of losses alone) is a forward and one weighted backward, that of the plain sum. Gradients
     are computed under ``torch.no_grad()`` too, and in the mixed precision that was on when this was made.
 
-    * Batch norm whose running statistics would move is refused, because a joint batch is normalised together and a
-      task's batch alone; ``statistics="per-task"`` accepts that.
+    * Norms that normalise by the batch, or whose running statistics would move, are refused, because a joint batch is
+      one and a task's batch another; ``statistics="per-task"`` accepts that.
     * Dropout and other random numbers differ from task to task and repeat after ``torch.manual_seed``; they are other
       numbers than those of tasks that run one after the other.
     * Frozen parameters get nothing, and ``.grad`` of parameters that no loss reaches stays as it is.
@@ -55,22 +64,24 @@ class DisjointJacobian(Jacobian):
         model: The network, called by ``loss_fn`` as often as that likes.
         loss_fn: ``loss_fn(model, batch)``, a scalar for one task's batch; ``loss_fn(model, batch, head)`` with heads.
         batches: A list of K batches; a mapping from task to batch; or one batch whose tensors have a leading task axis
-            (K, …). A batch is a tensor or any nesting of mappings (they arrive as dicts), sequences, named tuples and
+            (K, …), as a tuple for instance. A batch is a tensor or any nesting of mappings (they arrive as dicts), sequences, named tuples and
             dataclasses. A mapping of tensors is one batch with a task axis, unless its keys are ``tasks``.
         shared: The shared parameters, of the model; by default all that are not in ``heads``. What is left of the
             model's trainable parameters is treated as a head: it gets Σ_k h_k ∇l_k.
         heads: K modules, one a task, inside the model or outside it; task k is computed with the k-th.
-        tasks: The tasks' names, in order.
+        tasks: The tasks' names, in order; with them a list is K batches, and a mapping is one a task if its keys are
+            the names, and one batch with a task axis otherwise.
         statistics: ``"per-task"`` lets norms in train mode normalise each task by its own batch; the running statistics
             then move once, to the mean over tasks of what each task's batch makes of them.
         vectorize: True or False; by default where the batches can be stacked.
-        scale: As in ``Jacobian``.
+        scaler: The loop's ``torch.amp.GradScaler``; a disabled one counts as none.
+        scale: Its factor as a number instead, as in ``Jacobian``.
         reduce: As in ``Jacobian``.
 
     Raises:
         ShapeError: Batches, tasks or heads do not fit together.
         EngineError: The model or its parameters cannot be used so; the message names the remedy.
-        OptionError: ``statistics`` is not known.
+        OptionError: ``statistics`` is not known, or the scale is not a positive number.
 
     Examples:
         >>> import accord, torch
@@ -96,13 +107,13 @@ class DisjointJacobian(Jacobian):
         tasks: Sequence[str] | None = None,
         statistics: str | None = None,
         vectorize: bool | None = None,
+        scaler: Any = None,
         scale: float | None = None,
         reduce: Reduce | str = "auto",
     ) -> None:
         if statistics not in (None, "per-task"):
             raise OptionError(f"{self._caller}: statistics = {statistics!r} is neither None nor 'per-task'")
         self.retain_graph, self._reached = False, False
-        self.scaled, self.scale = scale is not None, 1.0 if scale is None else float(scale)
         self._held: Held | None = None
         self._losses: tuple[Tensor, ...] | None = None
         self._values: Tensor | None = None
@@ -110,8 +121,12 @@ class DisjointJacobian(Jacobian):
         self._progress = {"moved": False}  # the running statistics; views made of this Jacobian have the same
         self.model, self.statistics = model, statistics
         self.reduce, error = choose(reduce, None, (), self._caller), None
-        facts = {"tasks": 0, "shared_tensors": 0}
+        facts: dict[str, int] = {}
         try:
+            if scaler is not None and scale is not None:
+                raise OptionError(f"{self._caller}: give scaler= or scale=, not both")
+            scale = check_scale(self._caller, scale) if scaler is None else loss_scale(self._caller, scaler)
+            self.scaled, self.scale = scale is not None, scale or 1.0
             check_model(model, self._caller)
             self.batches = gather_batches(batches, tasks, vectorize, self._caller)
             self.vectorized = bool(self.batches.leaves)
@@ -120,8 +135,9 @@ class DisjointJacobian(Jacobian):
             self._sorted = sort_parameters(model, self.modules, shared, self._caller)
             self.parameters, self.parameter_names = tuple(self._sorted.shared.values()), self._sorted.names
             self._heads = (*self._sorted.others.values(), *self._sorted.own)
+            check_loss(loss_fn, bool(self.modules), self._caller)
             self.task = TaskLoss(model, loss_fn, self.modules[0] if self.modules else None)
-            facts = {"tasks": self._count, "shared_tensors": len(self.parameters)}
+            facts = self._facts()
         except AccordError as caught:
             error = caught
         self.reduce.agree(self._caller, error, **facts)
@@ -227,9 +243,8 @@ class DisjointJacobian(Jacobian):
         except AccordError:
             raise
         except (RuntimeError, NotImplementedError) as error:
-            raise EngineError(
-                f"{self._caller}: the losses could not be computed or differentiated [torch: {error}]"
-            ) from error
+            cause = cause_of(str(error)) or "the losses could not be computed or differentiated"
+            raise EngineError(f"{self._caller}: {cause} [torch: {error}]") from error
 
     # ------------------------------------------------------------------ all tasks at once
 

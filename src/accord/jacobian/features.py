@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -93,7 +94,7 @@ class FeatureJacobian(Jacobian):
         reached = [(z, g) for z, g in zip(self.parameters, shared, strict=True) if g is not None]
         outputs, cotangents = [z for z, _ in reached], [g.to(z.dtype) for z, g in reached]
         gradients: list[Block] = []
-        with self._explained():
+        with self._explained(), hooks_seen(outputs):
             if self.reduce.size == 1 and hides(outputs):  # reentrant checkpoints know real backwards alone
                 torch.autograd.backward(outputs, cotangents, retain_graph=self.retain_graph)
             else:
@@ -104,10 +105,30 @@ class FeatureJacobian(Jacobian):
         add_gradients(self._trunk[: len(gradients)], gradients)  # nothing is written before nothing can fail
         add_gradients(self.heads, heads)
 
+    def _unreached(self) -> EngineError:
+        return EngineError(
+            f"{self._caller}: none of the {self.num_tasks} losses reaches any of the {len(self.parameters)} features. "
+            "Were the losses computed from these very tensors, and not inside a compiled function or a detached copy?"
+        )
+
     def check_reach(self) -> None:
         """Raise EngineError unless some loss depends on some feature and no parameter is both trunk and head."""
         super().check_reach()
         _ = self.heads
+
+
+@contextmanager
+def hooks_seen(features: Sequence[Tensor]) -> Iterator[None]:
+    """Hooks on the features stay silent: the rows have gone through them already."""
+    own = [features_hooks for z in features if (features_hooks := z._backward_hooks)]
+    before = [dict(hooks) for hooks in own]
+    try:
+        for hooks in own:
+            hooks.clear()
+        yield
+    finally:
+        for hooks, kept in zip(own, before, strict=True):
+            hooks.update(kept)
 
 
 class SequentialFeatures(FeatureJacobian, SequentialJacobian):

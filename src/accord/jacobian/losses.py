@@ -17,9 +17,10 @@ from accord.errors import EngineError, NonFiniteError, ShapeError
 Losses = Mapping[str, Tensor] | Sequence[Tensor] | Tensor
 """K scalars: a dict by task name, a list, a tuple, or a tensor of shape (K,)."""
 
-Shared = nn.Module | Tensor | Mapping[str, Tensor] | Iterable[Tensor] | Iterable[tuple[str, Tensor]]
-"""The shared parameters: a module, parameters, or named parameters."""
+Shared = nn.Module | Tensor | Mapping[str, Tensor] | Iterable[Tensor | nn.Module] | Iterable[tuple[str, Tensor]]
+"""The shared parameters: a module, several, parameters, or named parameters."""
 
+ACCUMULATES = "torch::autograd::AccumulateGrad"
 HIDING = "CheckpointFunctionBackward"
 
 
@@ -46,6 +47,12 @@ def gather_losses(losses: Losses, caller: str) -> TaskLosses:
         EngineError: One has no graph to differentiate, or they lie on several devices.
     """
     names: tuple[str, ...] | None = None
+    if torch.is_inference_mode_enabled():
+        raise EngineError(f"{caller}: nothing can be differentiated in torch.inference_mode(); call it outside")
+    if hasattr(losses, "gramian"):
+        raise ShapeError(
+            f"{caller}: losses is a {type(losses).__name__}, a Jacobian already; give it to balancer.apply(jacobian)"
+        )
     if isinstance(losses, Tensor):
         if losses.ndim != 1:
             raise ShapeError(
@@ -133,6 +140,7 @@ def gather_shared(shared: Shared, caller: str) -> tuple[Tensor, ...]:
         )
     else:
         found = [item[1] if isinstance(item, tuple) and len(item) == 2 else item for item in shared]  # type: ignore[misc]
+    found = [p for item in found for p in (item.parameters() if isinstance(item, nn.Module) else (item,))]  # type: ignore[union-attr]
     for item in found:
         if not isinstance(item, Tensor):
             raise EngineError(
@@ -190,7 +198,7 @@ def gather_features(features: Tensor | Iterable[Tensor], caller: str) -> tuple[T
     leaves = {id(item) for item in unique if item.is_leaf}
     for item in unique:
         own = _edge(item)
-        if any((edge in edges and edge != own) or id(_leaf(edge[0])) in leaves for edge in _edges([item])):
+        if any((edge in edges and edge != own) or id(leaf_of(edge[0])) in leaves for edge in _edges([item])):
             raise EngineError(
                 f"{caller}: features holds a tensor of shape {tuple(item.shape)} that is computed from another one "
                 "of them; give the last shared tensors alone, or gradients would count twice"
@@ -201,14 +209,16 @@ def gather_features(features: Tensor | Iterable[Tensor], caller: str) -> tuple[T
 def head_leaves(losses: Sequence[Tensor], shared: Sequence[Tensor]) -> tuple[Tensor, ...]:
     """The graph's leaves that are not shared and not before a shared tensor: what a plain backward also writes to."""
     own = {id(parameter) for parameter in shared}
-    found = {id(leaf): leaf for leaf in map(_leaf, _nodes(losses, shared)) if leaf is not None and id(leaf) not in own}
+    found = {
+        id(leaf): leaf for leaf in map(leaf_of, _nodes(losses, shared)) if leaf is not None and id(leaf) not in own
+    }
     return tuple(found.values())
 
 
 def leaves_before(tensors: Sequence[Tensor]) -> tuple[Tensor, ...]:
     """The leaves that tensors were computed from, themselves included where they are leaves."""
     own = [item for item in tensors if item.is_leaf]
-    found = {id(leaf): leaf for leaf in (*own, *map(_leaf, _nodes(tensors))) if leaf is not None}
+    found = {id(leaf): leaf for leaf in (*own, *map(leaf_of, _nodes(tensors))) if leaf is not None}
     return tuple(found.values())
 
 
@@ -221,7 +231,7 @@ def reaches(losses: Sequence[Tensor], shared: Sequence[Tensor]) -> bool:
     edges = {_edge(tensor) for tensor in shared if not tensor.is_leaf}
     if any(id(loss) in own or _edge(loss) in edges for loss in losses):
         return True
-    return any(edge in edges or id(_leaf(edge[0])) in own or edge[0].name() == HIDING for edge in _edges(losses))
+    return any(edge in edges or id(leaf_of(edge[0])) in own or edge[0].name() == HIDING for edge in _edges(losses))
 
 
 def hides(losses: Sequence[Tensor], stop: Sequence[Tensor] = ()) -> bool:
@@ -248,7 +258,7 @@ def reached_by(losses: Sequence[Tensor], leaves: Sequence[Tensor]) -> list[range
             if node is None or known in (everyone, range(k, k + 1)):
                 continue
             owners[node] = range(k, k + 1) if known is None else everyone
-            leaf = index.get(id(_leaf(node)))
+            leaf = index.get(id(leaf_of(node)))
             if leaf is not None:
                 found[leaf] = owners[node]
             todo.extend(below for below, _ in node.next_functions)
@@ -297,9 +307,9 @@ def _modules(run: Any, depth: int = 3) -> list[nn.Module]:
     return [module for item in inside for module in _modules(item, depth - 1)]
 
 
-def _leaf(node: Any) -> Tensor | None:
+def leaf_of(node: Any) -> Tensor | None:
     """The leaf that a node of the graph accumulates into, if it is such a node."""
-    return getattr(node, "variable", None)
+    return node.variable if node is not None and node.name() == ACCUMULATES else None
 
 
 def _edge(tensor: Tensor) -> tuple[Any, int]:

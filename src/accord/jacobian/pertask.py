@@ -222,6 +222,21 @@ _OUT_OF_PLACE = (
     "the buffer in eval mode, or pass vectorize=False, which runs one task after the other"
 )
 
+_DTYPE = (
+    "a tensor of the batch has another dtype than the model's parameters; convert it (x.float(), x.to(weight.dtype); "
+    "indices to torch.long), or make this Jacobian under torch.autocast"
+)
+_DEVICE = "a tensor of the batch is on another device than the model; move it there, with .to(device), before"
+_INPUTS = (
+    ("same dtype", _DTYPE),
+    ("scalar type", _DTYPE),
+    ("should be the same", _DTYPE),
+    ("expected device", _DEVICE),
+    ("same device", _DEVICE),
+    ("is not on the expected device", _DEVICE),
+)
+"""Causes that lie in the batches, however tasks are run."""
+
 _CAUSES = (
     ("mutate a captured", _OUT_OF_PLACE),
     ("inplace arithmetic", _OUT_OF_PLACE),
@@ -265,6 +280,11 @@ _CAUSES = (
 )
 
 
+def cause_of(text: str) -> str | None:
+    """What a message of torch's says of the batches, with the remedy; None where it is about something else."""
+    return next((cause for part, cause in _INPUTS if part in text), None)
+
+
 @contextmanager
 def _mapped(task: TaskLoss, give: Exchange, caller: str) -> Iterator[None]:
     """Explain what torch says where tasks cannot run at once; refuse a forward that changes common buffers."""
@@ -276,7 +296,7 @@ def _mapped(task: TaskLoss, give: Exchange, caller: str) -> Iterator[None]:
         if isinstance(error, AccordError | torch.OutOfMemoryError):
             raise
         text = str(error)
-        cause = next(
+        cause = cause_of(text) or next(
             (cause for part, cause in _CAUSES if part in text),
             "this model does not run over all tasks at once; if loss_fn runs on one task's batch alone, pass "
             "vectorize=False",

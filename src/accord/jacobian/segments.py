@@ -18,6 +18,7 @@ from torch.autograd.graph import GradientEdge
 
 from accord.errors import EngineError
 from accord.jacobian.collectives import checksum
+from accord.jacobian.losses import leaf_of
 from accord.jacobian.reduce import Reduce
 from accord.jacobian.storage import Held, Rows, nbytes
 
@@ -68,7 +69,7 @@ class Graph:
         """Nodes that lead to a shared parameter, each before what it leads to, a short side branch at its stem."""
         height: dict[Any, int] = {}  # longest way to a shared parameter; -1 where there is none
         for node in _postorder(roots, lambda node: [n for n, _ in node.next_functions if n is not None]):
-            if id(getattr(node, "variable", None)) in self.index:
+            if id(leaf_of(node)) in self.index:
                 height[node] = 0
             else:
                 height[node] = max(
@@ -89,7 +90,7 @@ class Graph:
         before = 1 + max(roots, default=0)  # a root is entered from outside, so it cannot be a cut
         for i, node in enumerate(self.order):
             for below, output in node.next_functions:
-                leaf = self.index.get(id(getattr(below, "variable", None)))
+                leaf = self.index.get(id(leaf_of(below)))
                 if leaf is not None:
                     self.first.setdefault(leaf, i)
                     self.last[leaf] = i
@@ -219,10 +220,11 @@ def hooked(edges: Sequence[GradientEdge]) -> bool:
     """Whether hooks of a tensor change the gradient at an edge: cut there, it would be changed twice."""
     for edge in edges:
         meta = edge.node._input_metadata[edge.output_nr]  # what torch.autograd.grad itself reads
-        probe = torch.ones(meta.shape, dtype=meta.dtype, device=meta.device)
-        seen = torch.autograd.grad([edge], [edge], [probe], retain_graph=True)[0]
-        if seen is not probe and not torch.equal(seen, probe):
-            return True
+        ramp = torch.linspace(0.5, 2.0, math.prod(meta.shape), device=meta.device).reshape(meta.shape).to(meta.dtype)
+        for probe in (ramp, -ramp):  # both signs: they cancel where a gradient is kept, and hooks may tell them apart
+            seen = torch.autograd.grad([edge], [edge], [probe], retain_graph=True)[0]
+            if seen is not probe and not torch.equal(seen, probe):
+                return True
     return False
 
 

@@ -25,6 +25,8 @@ class SequentialJacobian(WalkingJacobian):
 
     engine = "sequential"
     _head_rows: list[dict[int, Tensor]] | None = None
+    _bystanders: tuple[Tensor, ...] = ()
+    """Leaves that a view of another Jacobian leaves out, but a real backward writes to."""
 
     def _differentiate(self) -> list[Rows]:
         self._fits()
@@ -62,14 +64,15 @@ class SequentialJacobian(WalkingJacobian):
         """One backward pass."""
         if not self.by_backward:
             return list(torch.autograd.grad(outputs, inputs, cotangents, retain_graph=keep, allow_unused=True))
-        before = [leaf.grad for leaf in inputs]
+        touched = tuple({id(leaf): leaf for leaf in (*inputs, *self._bystanders)}.values())
+        before = [leaf.grad for leaf in touched]
         try:
-            for leaf in inputs:
+            for leaf in touched:
                 leaf.grad = None
             torch.autograd.backward(outputs, cotangents, retain_graph=keep)
             return [None if leaf.grad is None else _here(leaf, leaf.grad) for leaf in inputs]
         finally:
-            for leaf, gradient in zip(inputs, before, strict=True):
+            for leaf, gradient in zip(touched, before, strict=True):
                 leaf.grad = gradient
 
     def _product(self, weights: Tensor, inputs: Sequence[Tensor], *, keep: bool) -> list[Block]:
@@ -94,6 +97,8 @@ class SequentialJacobian(WalkingJacobian):
     def _view(self) -> Any:
         view = super()._view()
         view._head_rows = None
+        if self.by_backward:
+            view._bystanders = (*self._bystanders, *self.parameters, *self.heads)
         return view
 
     def _vjp(

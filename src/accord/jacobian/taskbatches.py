@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence, ValuesView
 from dataclasses import dataclass, fields, is_dataclass, replace
 from typing import Any
 
@@ -43,28 +43,65 @@ def gather_batches(batches: Any, tasks: Sequence[str] | None, vectorize: bool | 
     """Bring batches to K of them, stacked along a task axis where they can be.
 
     A list holds K batches. So does a mapping whose keys are ``tasks``, or, without these, whose values are containers
-    of one structure. All else is one tree of tensors with a leading task axis.
+    of one structure. All else is one tree of tensors with a leading task axis. What can be read both ways needs
+    ``tasks``.
 
     Raises:
-        ShapeError: There is no task, task axes differ, or batches of different shapes were to be vectorised.
-        EngineError: A leaf is not a tensor, and not asked to be taken as it is by ``vectorize=False``.
+        ShapeError: There is no task, task axes differ, batches of different shapes were to be vectorised, or they can
+            be read in two ways.
+        EngineError: They are a generator, or a leaf is not a tensor, and not asked to be taken as it is by ``vectorize=False``.
     """
     names = None if tasks is None else tuple(str(task) for task in tasks)
-    if isinstance(batches, Mapping) and _by_task(batches, names):
+    if isinstance(batches, Iterator | ValuesView):
+        raise EngineError(
+            f"{caller}: batches is a {type(batches).__name__}, which can be read once only, or not by index; give "
+            "list(...) of it, K batches"
+        )
+    if isinstance(batches, list) and names is None:
+        _refuse_ambiguous(batches, caller)
+    whole = batches
+    if isinstance(batches, Mapping) and _by_task(batches, names, caller):
         names = names or tuple(str(key) for key in batches)
         by_name = {str(key): batch for key, batch in batches.items()}
         batches = [by_name[name] for name in names]
     found = _listed(batches, vectorize, caller) if isinstance(batches, list) else _stacked(batches, vectorize, caller)
     if names is not None and len(names) != found.num_tasks:
-        raise ShapeError(f"{caller}: {len(names)} tasks are named, but there are batches of {found.num_tasks}")
+        raise ShapeError(
+            f"{caller}: {len(names)} tasks are named, but there are batches of {found.num_tasks}{_hint(whole)}"
+        )
     return replace(found, names=names)
 
 
-def _by_task(batches: Mapping[Any, Any], names: tuple[str, ...] | None) -> bool:
+def _refuse_ambiguous(batches: list[Any], caller: str) -> None:
+    """Refuse [X, Y] where each is as long as the list: K batches, or one batch with a task axis that is a list?"""
+    count = len(batches)
+    if batches and all(isinstance(item, Tensor) and item.ndim and len(item) == count for item in batches):
+        raise ShapeError(
+            f"{caller}: batches is a list of {count} tensors, {', '.join(_described(item) for item in batches[:4])}, "
+            f"which may be {count} tasks' batches or one batch with a task axis of {count}. Give tasks=[...] if they "
+            "are the tasks' batches, and a tuple, tuple(batches), if they are one batch"
+        )
+
+
+def _hint(batches: Any) -> str:
+    """What may have been meant by a tuple."""
+    if not isinstance(batches, tuple):
+        return ""
+    return ". A tuple, as zip(*loaders) gives, is one batch with a task axis; give K batches as a list, list(batches)"
+
+
+def _by_task(batches: Mapping[Any, Any], names: tuple[str, ...] | None, caller: str) -> bool:
     if names is not None:
         return {str(key) for key in batches} == set(names)
-    kinds = {_flatten(batch)[2] for batch in batches.values()}
-    return len(kinds) == 1 and next(iter(kinds)) not in ("leaf", "none")
+    kinds = {_flatten(batch)[2] for batch in batches.values()} - {"none"}
+    if len(kinds) > 1 and "leaf" not in kinds:
+        raise ShapeError(
+            f"{caller}: batches maps {[str(key) for key in batches]} to containers of different structure, which may "
+            "be the batches of these tasks or the fields of one batch with a task axis. Give tasks=: the keys if they "
+            "are tasks (then a batch each, vectorize=False if they are to stay as they are), or the tasks' names if "
+            "they are fields"
+        )
+    return len(kinds) == 1 and "leaf" not in kinds
 
 
 def _stacked(batches: Any, vectorize: bool | None, caller: str) -> Batches:
@@ -81,7 +118,7 @@ def _stacked(batches: Any, vectorize: bool | None, caller: str) -> Batches:
     if any(leaf.ndim == 0 for _, leaf in leaves) or len({len(leaf) for _, leaf in leaves}) > 1:
         raise ShapeError(
             f"{caller}: every tensor of the batches needs the same leading task axis, got {seen}. Give each task's "
-            "samples along the first axis, (K, samples, …), or a list of K batches"
+            f"samples along the first axis, (K, samples, …), or a list of K batches{_hint(batches)}"
         )
     tensors = [leaf for _, leaf in leaves]
     if len(tensors[0]) == 0:

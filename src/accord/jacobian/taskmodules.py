@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import inspect
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -16,6 +17,7 @@ from accord.jacobian.collectives import sharded
 from accord.jacobian.losses import Shared, gather_shared, parameter_names
 
 _NORMS = (nn.modules.batchnorm._NormBase,)  # batch norm, synchronised too, and instance norm
+_BATCH_NORMS = (nn.modules.batchnorm._BatchNorm,)
 _STATISTICS = ("running_mean", "running_var")
 _COUNTER = "num_batches_tracked"
 
@@ -40,6 +42,31 @@ def check_model(model: nn.Module, caller: str) -> None:
         )
 
 
+def check_loss(loss_fn: Callable[..., Any], headed: bool, caller: str) -> None:
+    """Refuse a loss function that cannot be called as it will be.
+
+    Raises:
+        EngineError: It is no function, or takes other arguments.
+    """
+    given = ("model", "batch", "head") if headed else ("model", "batch")
+    if not callable(loss_fn):
+        raise EngineError(
+            f"{caller}: loss_fn is a {type(loss_fn).__name__}; give a function of ({', '.join(given)}) that returns a "
+            "task's loss"
+        )
+    try:
+        signature = inspect.signature(loss_fn)
+    except (ValueError, TypeError):  # some builtins tell nothing of their arguments
+        return
+    try:
+        signature.bind(*given)
+    except TypeError as error:
+        why = "with heads= the task's head is the third" if headed else "the third, a head, comes only with heads="
+        raise EngineError(
+            f"{caller}: loss_fn takes {signature}, but is called as loss_fn({', '.join(given)}): {error}; {why}"
+        ) from error
+
+
 def gather_heads(
     heads: Any, names: Sequence[str] | None, num_tasks: int, vectorized: bool, caller: str
 ) -> tuple[nn.Module, ...]:
@@ -47,17 +74,24 @@ def gather_heads(
 
     Raises:
         ShapeError: Their number is not K, or they are to be stacked and differ in structure.
-        EngineError: One is not a module.
+        EngineError: One is not a module, or they are one module for all.
     """
     if heads is None:
         return ()
     if isinstance(heads, Mapping | nn.ModuleDict):
-        if names is None or set(heads.keys()) != set(names):
+        by_name = {str(key): head for key, head in heads.items()}
+        if names is None or set(by_name) != set(names):
             raise ShapeError(
-                f"{caller}: heads are named {sorted(heads.keys())}, but the tasks "
+                f"{caller}: heads are named {sorted(by_name)}, but the tasks "
                 + ("have no names: give tasks=, or a list of heads" if names is None else f"are {list(names)}")
             )
-        found = tuple(heads[name] for name in names)
+        found = tuple(by_name[name] for name in names)
+    elif (isinstance(heads, nn.Module) and not isinstance(heads, nn.ModuleList)) or not isinstance(heads, Iterable):
+        raise EngineError(
+            f"{caller}: heads is one {type(heads).__name__}, but heads are modules of single tasks: give {num_tasks} "
+            "of them, as a list, an nn.ModuleList or a mapping by task. A module that all tasks use belongs in the "
+            "model"
+        )
     else:
         found = tuple(heads)
     for head in found:
@@ -150,7 +184,10 @@ def sort_parameters(model: nn.Module, heads: Sequence[nn.Module], shared: Shared
 
 
 class Norms:
-    """The model's norms whose running statistics a forward would move.
+    """The model's norms that make another function of a task's batch than of the joint one.
+
+    Those are batch norms that normalise by the batch, in train mode or without running statistics, and all norms whose
+    running statistics a forward would move.
 
     Args:
         model: The model.
@@ -165,20 +202,12 @@ class Norms:
     def __init__(self, model: nn.Module, heads: Sequence[nn.Module], statistics: str | None, caller: str) -> None:
         own = {id(module) for head in heads for module in head.modules()}
         self.heads = heads
-        self.found = {
-            f"model.{name}." if name else "model.": module
-            for name, module in model.named_modules()
-            if id(module) not in own and _moves(module)
-        }
-        if self.found and statistics is None:
-            name, module = next(iter(self.found.items()))
-            raise EngineError(
-                f"{caller}: {name.removeprefix('model.').rstrip('.') or 'the model'} ({type(module).__name__}) is in "
-                "train mode with running statistics. A joint batch would be normalised by the statistics of all tasks "
-                "together, but here each task's batch is alone. Put it in eval mode, use GroupNorm or LayerNorm, or "
-                "pass statistics='per-task': each task is normalised by its own batch, and the running statistics move "
-                "to the mean over tasks"
-            )
+        theirs = {name: module for name, module in model.named_modules() if id(module) not in own}
+        self.found = {f"model.{name}." if name else "model.": m for name, m in theirs.items() if _moves(m)}
+        for name, module in theirs.items() if statistics is None else ():
+            reason = _refused(module)
+            if reason is not None:
+                raise EngineError(f"{caller}: {name or 'the model'} ({type(module).__name__}) {reason}")
 
     def copies(self, num_tasks: int) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """Running statistics, one copy a task (K, …), and one copy of the counters, by name."""
@@ -222,6 +251,26 @@ class Norms:
             for name, buffer in head.named_buffers():
                 if f"head.{name}" in moved and head.training:
                     buffer.copy_(moved[f"head.{name}"][k])
+
+
+def _refused(module: nn.Module) -> str | None:
+    """Why a norm is not for tasks that come alone, and what to do; None for all other modules."""
+    if isinstance(module, _BATCH_NORMS) and (module.training or module.running_mean is None):
+        fixed = module.running_mean is not None
+        return (
+            ("is in train mode" if fixed else "has no running statistics, so that it normalises by the batch always")
+            + ". A joint batch would be normalised by the statistics of all tasks together, but here each task's batch "
+            + ("is alone. Put it in eval mode, use" if fixed else "is alone. Use")
+            + " GroupNorm or LayerNorm, or pass statistics='per-task': each task is normalised by its own batch"
+            + (", and the running statistics move to the mean over tasks" if _moves(module) else "")
+        )
+    if _moves(module):
+        return (
+            "is in train mode with running statistics. Each sample is normalised by itself, so the gradients are those "
+            "of separate losses, but its running statistics would move once per task. Put it in eval mode, make it "
+            "with track_running_stats=False, or pass statistics='per-task': they then move once, to the mean over tasks"
+        )
+    return None
 
 
 def _moves(module: nn.Module) -> bool:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,7 +13,7 @@ from accord.jacobian.collectives import checksum
 from accord.jacobian.losses import Losses, check_finite, gather_losses
 from accord.jacobian.reduce import Reduce, choose
 from accord.jacobian.scaling import check_scale
-from accord.jacobian.storage import Block, Rows
+from accord.jacobian.storage import Block, Rows, as_block
 
 
 class LossesOnly(Jacobian):
@@ -61,10 +60,11 @@ class ScaledJacobian(Jacobian):
         self.engine, self.why, self.wanted = jacobian.engine, jacobian.why, jacobian.wanted
         self.losses, self.names, self.parameters = jacobian.losses, jacobian.names, jacobian.parameters
         self.parameter_names, self.retain_graph = jacobian.parameter_names, jacobian.retain_graph
+        self._held = None
         self.reduce, self.scale, self.scaled = jacobian.reduce, jacobian.scale, jacobian.scaled
         if jacobian.part is not None:
-            part = jacobian.part
-            self.part = lambda draw: ScaledJacobian(found := part(draw), self.factors, self.factors * found.values)
+            part, own = jacobian.part, self.factors  # not self: what is kept alive by itself keeps the graph alive
+            self.part = lambda draw: ScaledJacobian(found := part(draw), own, own * found.values)
 
     @property
     def num_tasks(self) -> int:
@@ -154,5 +154,15 @@ class ScaledJacobian(Jacobian):
         dtype = torch.promote_types(block.dtype, torch.float32)
         return block * self.factors.to(block.device, dtype).reshape(-1, *[1] * (block.ndim - 1))
 
-    def _differentiate(self) -> list[Any]:
-        return list(self.rows())
+    def local_rows(self) -> list[Rows]:
+        """The rows on this process's batch alone."""
+        blocks = [as_block(rows) for rows in self.unscaled.local_rows()]
+        return [None if block is None else self._scaled(block) for block in blocks]
+
+    def head_rows(self) -> list[dict[int, Tensor]]:
+        """For each head the gradients of the tasks that reach it."""
+        found = self.unscaled.head_rows()
+        return [{k: gradient * float(self.factors[k]) for k, gradient in rows.items()} for rows in found]
+
+    def _differentiate(self) -> list[Rows]:
+        return self.local_rows()
