@@ -64,8 +64,9 @@ class DisjointJacobian(Jacobian):
         model: The network, called by ``loss_fn`` as often as that likes.
         loss_fn: ``loss_fn(model, batch)``, a scalar for one task's batch; ``loss_fn(model, batch, head)`` with heads.
         batches: A list of K batches; a mapping from task to batch; or one batch whose tensors have a leading task axis
-            (K, …), as a tuple for instance. A batch is a tensor or any nesting of mappings (they arrive as dicts), sequences, named tuples and
-            dataclasses. A mapping of tensors is one batch with a task axis, unless its keys are ``tasks``.
+            (K, …), as a tuple is. A batch is a tensor or any nesting of mappings (they arrive as dicts), sequences,
+            named tuples and dataclasses. A mapping of tensors is one batch with a task axis, unless its keys are
+            ``tasks``.
         shared: The shared parameters, of the model; by default all that are not in ``heads``. What is left of the
             model's trainable parameters is treated as a head: it gets Σ_k h_k ∇l_k.
         heads: K modules, one a task, inside the model or outside it; task k is computed with the k-th.
@@ -137,6 +138,7 @@ class DisjointJacobian(Jacobian):
             self._heads = (*self._sorted.others.values(), *self._sorted.own)
             check_loss(loss_fn, bool(self.modules), self._caller)
             self.task = TaskLoss(model, loss_fn, self.modules[0] if self.modules else None)
+            self._known = (*self.parameters, *self._heads)  # of which views leave some out
             facts = self._facts()
         except AccordError as caught:
             error = caught
@@ -265,7 +267,7 @@ class DisjointJacobian(Jacobian):
         norms = self._norms()
         with self._explained():
             losses, moved = losses_at_once(self.task, self._exchange(norms), self.batches, self._caller)
-        refuse_captured(losses, (*self.parameters, *self.heads), self._caller)
+        refuse_captured(losses, self._known, self._caller)
         with torch.enable_grad():
             return losses.unbind(), losses, norms, moved
 
@@ -346,7 +348,7 @@ class DisjointJacobian(Jacobian):
                 with norms.copied(moved):
                     loss = self.task(batch, self.modules[k] if self.modules else None)
                 check_graph(loss)
-                refuse_captured(loss, leaves, self._caller)
+                refuse_captured(loss, self._known, self._caller)
                 gradients: Sequence[Block] = ()
                 if differentiate:
                     scale = loss.new_full((), self.scale)
@@ -354,8 +356,6 @@ class DisjointJacobian(Jacobian):
                 use(k, loss, gradients)
                 values.append(loss.detach())
         return torch.stack(values), norms, {name: torch.stack([one[name] for one in moved]) for name in moved[0]}
-
-    # ------------------------------------------------------------------ the rest
 
     def _together(self, call: Callable[[], Ran]) -> Any:
         """What a computation found; its losses are kept, and statistics move, once.

@@ -49,7 +49,8 @@ def gather_batches(batches: Any, tasks: Sequence[str] | None, vectorize: bool | 
     Raises:
         ShapeError: There is no task, task axes differ, batches of different shapes were to be vectorised, or they can
             be read in two ways.
-        EngineError: They are a generator, or a leaf is not a tensor, and not asked to be taken as it is by ``vectorize=False``.
+        EngineError: They are a generator, or a leaf is not a tensor, and not asked to be taken as it is by
+            ``vectorize=False``.
     """
     names = None if tasks is None else tuple(str(task) for task in tasks)
     if isinstance(batches, Iterator | ValuesView):
