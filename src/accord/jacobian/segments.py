@@ -57,6 +57,7 @@ class Graph:
     def __init__(self, losses: Sequence[Tensor], parameters: Sequence[Tensor]) -> None:
         self.losses = tuple(losses)
         self.index = {id(parameter): i for i, parameter in enumerate(parameters)}
+        self.direct = sorted({self.index[id(loss)] for loss in losses if id(loss) in self.index})  # also losses
         self.order = self._sort([loss.grad_fn for loss in losses if loss.grad_fn is not None])
         self.position = {node: i for i, node in enumerate(self.order)}
         self.sizes = [nbytes([parameter]) for parameter in parameters]
@@ -97,6 +98,9 @@ class Graph:
                 elif below in self.position:
                     reach[i] = max(reach[i], self.position[below])
                     self.edges.setdefault(self.position[below], set()).add(output)
+        for leaf in self.direct:
+            if leaf in self.first:
+                self.first[leaf] = 0
         calls = [i for i, node in enumerate(self.order) if node.name() == MODULE_HOOK]
         if calls:  # hooks of a module see both of its ends in one backward
             reach[calls[0]] = max(reach[calls[0]], calls[-1] + 1)
@@ -132,8 +136,7 @@ class Graph:
             leaves[-1] += here
             total += size
             beyond -= size
-        direct = [i for i, loss in enumerate(self.losses) if id(loss) in self.index]  # a parameter that is a loss
-        leaves[0] += [self.index[id(self.losses[i])] for i in direct]
+        leaves[0] += [leaf for leaf in self.direct if leaf not in self.first]
         cuts = [self.cut(start) for start in starts[1:]]
         return [
             Segment(outputs, tuple(found), cut)
