@@ -8,27 +8,13 @@ from torch.nn.parallel import DistributedDataParallel
 import accord
 from accord.jacobian import Local, collectives
 from support.ddp import STEPS, K, Net, check, compare, data, gradients_apart, losses_of, part_of, plain
-from support.processes import Failure, Processes
+from support.processes import Failure
 
 METHODS = accord.available()
 WEIGHTED = [m for m in METHODS if accord.make(m, K).needs != "rows"]
 ON_LOSSES = [m for m in METHODS if accord.make(m, K).needs == "losses"]
 OWN = {"uw": 1e-6}  # on one process its scalar is computed in the float32 of its own parameters
 ENGINES = ["sequential", "sequential:lean=true", "batched", "batched:lean=true", "auto"]
-
-
-@pytest.fixture(scope="module", params=[2, 4])
-def processes(request):
-    group = Processes(request.param)
-    yield group
-    group.close()
-
-
-@pytest.fixture(scope="module")
-def pair():
-    group = Processes(2)
-    yield group
-    group.close()
 
 
 @pytest.mark.parametrize("method", METHODS)

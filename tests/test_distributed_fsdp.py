@@ -9,32 +9,11 @@ from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 
 import accord
 from accord.jacobian import Local, sequential
-from support.processes import Failure, Processes
+from support.processes import Failure
 
 K, STEPS, BATCH = 3, 3, 16
 METHODS = [m for m in accord.available() if accord.make(m, K).needs in ("gramian", "cross-gramian", "rows")]
 WEIGHTED = ["nash-mtl", "mgda", "ls", "famo", "gradnorm"]
-
-
-@pytest.fixture(scope="module", params=[2, 4])
-def processes(request):
-    group = Processes(request.param)
-    yield group
-    group.close()
-
-
-@pytest.fixture(scope="module")
-def pair():
-    group = Processes(2)
-    yield group
-    group.close()
-
-
-@pytest.fixture(scope="module")
-def four():
-    group = Processes(4)
-    yield group
-    group.close()
 
 
 class Net(nn.Module):

@@ -11,7 +11,6 @@ import accord
 from accord.errors import EngineError, OptionError, ShapeError, UnknownNameError
 from accord.jacobian import batched, sequential
 from support.nets import Net
-from support.zoo_layers import drawn
 
 ENGINES = ["sequential", "sequential:lean=true", "batched", "batched:chunk_size=2", "batched:lean=true", "auto"]
 each_engine = pytest.mark.parametrize("engine", ENGINES)
@@ -176,22 +175,11 @@ def test_losses_on_another_device_than_each_other(net):
     refused(net, EngineError, ["several devices", "cpu", "meta", ".to(device)"], [*losses[:2], elsewhere])
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs two devices")
 @each_engine
-def test_a_trunk_on_two_devices_is_as_on_one(engine):
-    """Pipeline-style placement: rows lie where their parameters do, the Gramian is summed on the CPU."""
-    one, two = nn.Linear(5, 7).double(), nn.Linear(7, 3).double()
-    x = drawn(4, 5)
-
-    def step(device):
-        first, second = copy.deepcopy(one), copy.deepcopy(two).to(device)
-        y = second(first(x).tanh().to(device))
-        balance = accord.make("upgrad", 3).backward(
-            list(y.square().mean(0)), [*first.parameters(), *second.parameters()], engine=engine
-        )
-        return balance.gramian, [p.grad.cpu() for p in (*first.parameters(), *second.parameters())]
-
-    torch.testing.assert_close(step("cuda"), step("cpu"), rtol=1e-9, atol=1e-12)
+def test_a_trunk_on_two_devices_is_refused(net, engine):
+    elsewhere = nn.Parameter(torch.zeros(2, device="meta"))
+    words = ["shared parameters", "several devices", "cpu", "meta", "fully_shard"]
+    refused(net, EngineError, words, net.losses(), [*net.trunk.parameters(), elsewhere], engine=engine)
 
 
 # ---------------------------------------------------------------------- the engine
