@@ -129,3 +129,29 @@ def test_a_transformed_estimate_is_let_go_after_the_step():
         assert all(tensor() is None for tensor in kept)
     finally:
         gc.enable()
+
+
+@pytest.mark.parametrize("engine", [sequential, batched])
+def test_rows_of_a_model_that_has_moved_on_are_refused(engine):
+    """They are the gradients of another model: a Jacobian made once, before the loop."""
+    net = Net()
+    jacobian, balancer = engine(net.losses(), net.trunk, retain_graph=True), accord.make("upgrad", 3)
+    balancer.apply(jacobian)
+    balancer.apply(jacobian)  # as long as nothing has moved
+    grads = [p.grad.clone() for p in net.parameters()]
+    torch.optim.SGD(net.trunk.parameters(), lr=0.1).step()
+    w = torch.ones(3, dtype=torch.float64)
+    for call in (lambda: balancer.apply(jacobian), lambda: jacobian.pull(w), lambda: jacobian.add([], [])):
+        with pytest.raises(EngineError, match="have changed since these rows were made"):
+            call()
+    assert all(torch.equal(p.grad, grad) for p, grad in zip(net.parameters(), grads, strict=True))
+
+
+@pytest.mark.parametrize("method", ["upgrad", "graddrop"])
+def test_sums_that_were_applied_take_no_more(method):
+    net = Net()
+    sums = accumulated(net.trunk)
+    sums.include(net.losses())
+    accord.make(method, 3).apply(sums)
+    with pytest.raises(EngineError, match="applied already"):
+        sums.include(net.losses(1))
