@@ -8,6 +8,7 @@ import os
 
 import torch
 import torch.distributed as dist
+import torch.distributed.nn  # before there is a group: its default arguments would keep one alive to the end
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 

@@ -66,6 +66,7 @@ def main(steps: int) -> None:
     if dist.get_rank() == 0:
         held, whole = (sum(p.numel() for p in some) for some in ([p.to_local() for p in shared], shared))
         print(f"{len(theirs)} processes with equal weights; this one holds {held} of the {whole} shared parameters")
+    dist.barrier()  # its group outlives this function in a cache of PyTorch's: leave no work to its threads
     dist.destroy_process_group()
 
 
