@@ -313,6 +313,7 @@ EXPERIMENT = Experiment(
         "imtl-g",
         "nash-mtl",
         "fairgrad",
+        "famo",
     ),
     trial=QM9Trial,
     prepare=_prepare,
