@@ -48,6 +48,8 @@ if TYPE_CHECKING:
         make,
         register,
     )
+    from accord.bench.compare import compare
+    from accord.bench.problem import Problem, Training
     from accord.jacobian import watch
 
 __version__ = metadata.version("accord")
@@ -82,10 +84,13 @@ __all__ = [
     "MoDo",
     "NashMTL",
     "PCGrad",
+    "Problem",
     "SDMGrad",
+    "Training",
     "UPGrad",
     "available",
     "balancers",
+    "compare",
     "jacobian",
     "make",
     "metrics",
@@ -95,6 +100,7 @@ __all__ = [
     "watch",
 ]
 
+_HOMES = {"watch": "jacobian", "compare": "bench.compare", "Problem": "bench.problem", "Training": "bench.problem"}
 _MODULES = ("balancers", "jacobian", "metrics", "solvers", "testing")
 
 
@@ -104,7 +110,7 @@ def __getattr__(name: str) -> Any:
     if name in _MODULES:
         value = import_module(f"accord.{name}")
     else:
-        value = getattr(import_module("accord.jacobian" if name == "watch" else "accord.balancers"), name)
+        value = getattr(import_module(f"accord.{_HOMES.get(name, 'balancers')}"), name)
     globals()[name] = value
     return value
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import accord
 from accord.balancers.registry import balancer_class, parse_spec
 from accord.bench.spec import MethodSpec
+from accord.errors import OptionError
 
 if TYPE_CHECKING:
     from accord.balancers.base import Balancer
@@ -26,6 +27,21 @@ def make_balancer(method: MethodSpec, tasks: Sequence[str], seed: int) -> Balanc
         UnknownNameError, OptionError: As ``accord.make``.
     """
     return accord.make(str(_seeded(method, seed)), tasks)
+
+
+def place_of(method: MethodSpec) -> tuple[MethodSpec, Literal["parameters", "features"]]:
+    """The method without the harness's own option ``at``, and where it balances.
+
+    ``nash-mtl:at=features`` balances at the shared representation; ``at=parameters`` is what is done without it.
+
+    Raises:
+        OptionError: ``at`` is neither.
+    """
+    options = dict(method.options)
+    place = options.pop("at", "parameters")
+    if place not in ("parameters", "features"):
+        raise OptionError(f"method {str(method)!r}: at={place!r} must be parameters or features")
+    return MethodSpec(method.name, options), place
 
 
 def _seeded(method: MethodSpec, seed: int) -> MethodSpec:

@@ -6,13 +6,13 @@ import json
 import math
 import statistics
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from accord.bench.runner import check_preset
-from accord.bench.spec import Experiment
+from accord.bench.spec import Experiment, RunKey
 from accord.bench.store import Run, Store
 from accord.errors import StoreError
 from accord.metrics import delta_m, mean_rank
@@ -85,8 +85,14 @@ class Report:
     notes: tuple[str, ...]
 
 
-def summarise(store: Store, experiment: Experiment, preset: str) -> Report:
-    """Collect everything the store holds for one preset.
+def summarise(store: Store, experiment: Experiment, preset: str, only: Collection[RunKey] | None = None) -> Report:
+    """Collect everything the store holds for one preset, or some of its runs.
+
+    Args:
+        store: Where the runs are.
+        experiment: Its tasks and metrics give the columns.
+        preset: Which preset.
+        only: The runs to take; None for all.
 
     Raises:
         UnknownNameError: The experiment has no such preset.
@@ -96,6 +102,8 @@ def summarise(store: Store, experiment: Experiment, preset: str) -> Report:
     groups: dict[str, list[Run]] = defaultdict(list)
     left_out = []
     for run in store.runs(experiment.name, experiment.version, preset):
+        if only is not None and run.key not in only:
+            continue
         if run.status == "done":
             groups[STL if run.key.method.name == STL else str(run.key.method)].append(run)
         else:

@@ -17,13 +17,18 @@ import torch
 from accord.errors import StoreError
 
 
+def seed(value: int) -> None:
+    """Seed Python's, NumPy's and torch's global generators."""
+    random.seed(value)
+    np.random.seed(value % 2**32)  # noqa: NPY002 - the legacy generator is the one that others draw from
+    torch.manual_seed(value)
+
+
 @contextmanager
-def isolated(seed: int) -> Iterator[None]:
+def isolated(value: int) -> Iterator[None]:
     """Seed Python's, NumPy's and torch's global generators inside the block; restore them after it."""
     before = get_state()
-    random.seed(seed)
-    np.random.seed(seed % 2**32)  # noqa: NPY002 - the legacy generator is the one that others draw from
-    torch.manual_seed(seed)
+    seed(value)
     try:
         yield
     finally:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from accord.balancers import registry
+from accord.bench.balancing import place_of
 from accord.bench.execute import CHECKPOINT_SECONDS, Job, Outcome
 from accord.bench.progress import Progress, Silent
 from accord.bench.spec import Experiment, MethodSpec, RunKey
@@ -122,7 +123,10 @@ def expand(experiment: Experiment, text: str) -> list[MethodSpec]:
     spec = MethodSpec.parse(text)
     tasks = [task.name for task in experiment.tasks]
     if spec.name != "stl":
-        registry.make(text, tasks)  # raises on unknown names and wrong options
+        plain, place = place_of(spec)
+        registry.make(str(plain), tasks)  # raises on unknown names and wrong options
+        if place == "features" and not experiment.at_features:
+            raise OptionError(f"experiment {experiment.name!r} has no shared representation: leave at=features away")
         return [spec]
     if not spec.options:
         return [MethodSpec("stl", {"task": task}) for task in tasks]
@@ -136,8 +140,14 @@ def expand(experiment: Experiment, text: str) -> list[MethodSpec]:
 
 
 def settings_of(preset: Any) -> Any:
-    """A preset's settings as plain JSON data, as stored with each run."""
-    data = dataclasses.asdict(preset) if dataclasses.is_dataclass(preset) else preset
+    """A preset's settings as plain JSON data, as stored with each run: its fields, or what ``settings()`` says."""
+    if hasattr(preset, "settings"):
+        return preset.settings()
+    return plain_json(dataclasses.asdict(preset) if dataclasses.is_dataclass(preset) else preset)
+
+
+def plain_json(data: Any) -> Any:
+    """The data as it comes back from a JSON file."""
     return json.loads(json.dumps(data, default=str))
 
 

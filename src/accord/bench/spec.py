@@ -125,6 +125,7 @@ class Experiment:
         figures: ``figures(preset, runs, folder)`` draws the experiment's own figures and returns their paths;
             ``runs`` is a sequence of finished runs (see ``accord.bench.store.Run``).
         baseline: Whether Δm against STL is defined (it is not for the toy problem).
+        at_features: Whether its trials know the option ``at=features`` of methods (see ``accord.bench.balancing``).
     """
 
     name: str
@@ -137,6 +138,7 @@ class Experiment:
     prepare: Callable[[Any], None] = lambda preset: None
     figures: Callable[[Any, Sequence[Any], Path], list[Path]] | None = None
     baseline: bool = True
+    at_features: bool = False
 
     @property
     def metrics(self) -> tuple[tuple[str, Metric], ...]:

@@ -18,13 +18,14 @@ import torch
 from torch import Tensor
 
 from accord.balancers.result import Balance
-from accord.bench.balancing import make_balancer
+from accord.bench.balancing import make_balancer, place_of
 from accord.bench.data.graphs import GraphBatch, Graphs
 from accord.bench.data.qm9 import load
 from accord.bench.data.qm9_source import TARGETS
-from accord.bench.experiments.tally import Tally
+from accord.bench.methods import METHODS
 from accord.bench.models.qm9 import QM9Net
 from accord.bench.spec import Experiment, MethodSpec, Metric, TaskSpec, derive_seed
+from accord.bench.tally import Tally
 from accord.errors import NonFiniteError, OptionError, UnknownNameError
 from accord.metrics import delta_m
 
@@ -135,6 +136,7 @@ class QM9Trial:
             torch.default_generator.manual_seed(derive_seed("qm9", seed, "init"))
             self.model = QM9Net(len(TARGETS), preset.width, preset.hidden)
         self.model.to(self.device)
+        method, self.place = place_of(method)
         self.balancer = (
             None if method.name == "stl" else make_balancer(method, TARGETS, derive_seed("qm9", seed, "balancer"))
         )
@@ -222,8 +224,8 @@ class QM9Trial:
         return list(self.graphs.batches(chosen[self.graphs.sizes[chosen].argsort(stable=True)], size=256, group=16))
 
     def _losses(self, batch: GraphBatch) -> dict[str, Tensor]:
-        """The mean squared error of each task."""
-        shared = self.model.trunk(batch)  # (B, D)
+        """The mean squared error of each task; the representation they were computed from is kept beside."""
+        self.features = shared = self.model.trunk(batch)  # (B, D)
         losses = {}
         for task in self.tasks:
             column = TARGETS.index(task)
@@ -240,7 +242,8 @@ class QM9Trial:
             loss.backward()
             balance = None
         else:
-            balance = self.balancer.backward(losses, shared=self.model.trunk)
+            at = {"features": self.features} if self.place == "features" else {"shared": self.model.trunk}
+            balance = self.balancer.backward(losses, **at)
         self.optimizer.step()
         if self.balancer is not None:
             self.balancer.after_step(lambda: self._losses(batch))
@@ -299,22 +302,8 @@ EXPERIMENT = Experiment(
     summary="Eleven properties of QM9 molecules from one message-passing network (Nash-MTL, table 2)",
     tasks=tuple(TaskSpec(task, (Metric("mae", unit=UNITS[task]),)) for task in TARGETS),
     presets=PRESETS,
-    methods=(
-        "stl",
-        "ls",
-        "si",
-        "rlw",
-        "dwa",
-        "uw",
-        "mgda",
-        "pcgrad",
-        "graddrop",
-        "cagrad",
-        "imtl-g",
-        "nash-mtl",
-        "fairgrad",
-        "famo",
-    ),
+    methods=METHODS,
     trial=QM9Trial,
     prepare=_prepare,
+    at_features=True,
 )

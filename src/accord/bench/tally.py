@@ -28,6 +28,11 @@ class Tally:
         self._residuals: list[float] = []
         self._outcomes: Counter[str] = Counter()
 
+    @property
+    def steps(self) -> int:
+        """How many steps were noted."""
+        return len(self._seconds)
+
     def add(self, losses: Sequence[Tensor], balance: Balance | None, seconds: float) -> None:
         """Note one step.
 
