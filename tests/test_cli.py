@@ -82,7 +82,7 @@ def test_run_ends_with_the_table_and_the_figures(capsys, tmp_path):
     assert code == 0
     assert "Δm" in out
     assert out.index("stl") < out.index("ls  ") < out.index("nash-mtl")
-    assert "figures in runs/figures/quadratic-smoke: delta-m.png, weights.png, conflict.png" in out
+    assert "figures in runs/figures/quadratic-smoke: delta-m.png, progress.png, weights.png, conflict.png" in out
     assert "nash-mtl seed 0: done" in err
     assert (tmp_path / "runs/figures/quadratic-smoke/delta-m.png").stat().st_size > 5000
     code, again, err = accord(capsys, "run", QUADRATIC, "--preset", "smoke", "--methods", "stl", "ls", "nash-mtl")

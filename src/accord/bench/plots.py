@@ -18,6 +18,7 @@ from accord.bench.files import write_atomic
 from accord.bench.report import Report, summarise
 from accord.bench.spec import Experiment
 from accord.bench.store import Run, Store
+from accord.metrics import delta_m
 
 if TYPE_CHECKING:
     from matplotlib.artist import Artist
@@ -76,7 +77,8 @@ def draw(store: Store, experiment: Experiment, preset: str, folder: Path, kind: 
     runs = sorted(done, key=lambda run: order.get(str(run.key.method), -1))
     paths = []
     with style(kind):
-        for stem, make in (("delta-m", _delta_m), ("weights", _weights), ("conflict", _conflict)):
+        makers = {"delta-m": _delta_m, "progress": _progress, "weights": _weights, "conflict": _conflict}
+        for stem, make in makers.items():
             figure = make(report, runs)
             if figure is not None:
                 paths.append(save(figure, folder, stem))
@@ -176,6 +178,43 @@ def _delta_m(report: Report, runs: Sequence[Run]) -> Figure | None:
     axes.margins(x=0.12)
     axes.set_xlabel("Δm (%) against single-task learning; lower is better")
     axes.set_title(f"{report.experiment.name}, preset {report.preset}")
+    return figure
+
+
+def _progress(report: Report, runs: Sequence[Run]) -> Figure | None:
+    """Δm on the test set after each evaluation, one line a method, best at the end first in the legend."""
+    from matplotlib.figure import Figure
+
+    base = next((row for row in report.rows if row.method == "stl"), None)
+    higher = {name: metric.higher_is_better for name, metric in report.experiment.metrics}
+    if not report.experiment.baseline or base is None or set(base.metrics) != set(higher):
+        return None
+    single = {name: value.mean for name, value in base.metrics.items()}
+
+    def change(record: dict[str, Any]) -> list[float] | None:
+        found = record.get("metrics") or {}
+        return [delta_m(found, single, higher)] if set(found) >= set(higher) else None
+
+    series = {method: _series(group, change) for method, group in by_method(report, runs).items()}
+    series = {method: points for method, points in series.items() if len(points) > 1}
+    if not series:
+        return None
+    figure = Figure(figsize=(6.5, 4.0))
+    axes = figure.subplots()
+    places = {method: i for i, method in enumerate(series)}
+    for method in sorted(series, key=lambda m: series[m][-1][1][0]):
+        steps, values = zip(*series[method], strict=True)
+        axes.plot(steps, [v[0] for v in values], label=method, **line_style(places[method]))
+    ends = sorted(points[-1][1][0] for points in series.values())
+    usual = ends[3 * len(ends) // 4]  # the first epochs, and a method that fails, lie far above
+    axes.set_ylim(min(0.0, *ends) - 5, 2.5 * max(10.0, usual))
+    axes.axhline(0, color=INK, linewidth=0.8)
+    axes.grid()
+    axes.margins(x=0)
+    axes.set_xlabel("optimiser steps")
+    axes.set_ylabel("test Δm (%) against single-task learning")
+    axes.set_title(f"{report.experiment.name}, preset {report.preset}")
+    axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), fontsize=8)
     return figure
 
 
