@@ -221,7 +221,9 @@ def test_methods_and_causes_are_shown_as_they_are_not_as_markup(full, experiment
 @pytest.mark.parametrize("kind", ["png", "svg"])
 def test_figures_are_drawn_for_what_there_is(full, experiment, tmp_path, kind):
     paths = plots.draw(full, experiment, "smoke", tmp_path / "figures", kind)
-    assert [path.name for path in paths] == [f"{stem}.{kind}" for stem in ("delta-m", "progress", "weights", "conflict")]
+    assert [path.name for path in paths] == [
+        f"{stem}.{kind}" for stem in ("delta-m", "progress", "weights", "conflict")
+    ]
     for path in paths:
         data = path.read_bytes()
         assert data.startswith(b"\x89PNG") if kind == "png" else b"<svg" in data
