@@ -50,6 +50,7 @@ def put(store, method, seed, left, right, residual=None, weights=(0.75, 0.25), s
                     "conflict": 0.5,
                     "residual": residual and residual * unit,
                     "outcomes": {"solved": 6, "reused": 3, "stationary": unit - 1},
+                    "metrics": {name: value for name, value in measured.items() if value is not None},
                 }
             )
         if result:
