@@ -77,7 +77,7 @@ def draw(store: Store, experiment: Experiment, preset: str, folder: Path, kind: 
     runs = sorted(done, key=lambda run: order.get(str(run.key.method), -1))
     paths = []
     with style(kind):
-        makers = {"delta-m": _delta_m, "progress": _progress, "weights": _weights, "conflict": _conflict}
+        makers = {"delta-m": _delta_m, "progress": progress_figure, "weights": weights_figure, "conflict": _conflict}
         for stem, make in makers.items():
             figure = make(report, runs)
             if figure is not None:
@@ -181,7 +181,7 @@ def _delta_m(report: Report, runs: Sequence[Run]) -> Figure | None:
     return figure
 
 
-def _progress(report: Report, runs: Sequence[Run]) -> Figure | None:
+def progress_figure(report: Report, runs: Sequence[Run]) -> Figure | None:
     """Δm on the test set after each evaluation, one line a method, best at the end first in the legend."""
     from matplotlib.figure import Figure
 
@@ -195,7 +195,7 @@ def _progress(report: Report, runs: Sequence[Run]) -> Figure | None:
         found = record.get("metrics") or {}
         return [delta_m(found, single, higher)] if set(found) >= set(higher) else None
 
-    series = {method: _series(group, change) for method, group in by_method(report, runs).items()}
+    series = {method: series_of(group, change) for method, group in by_method(report, runs).items()}
     series = {method: points for method, points in series.items() if len(points) > 1}
     if not series:
         return None
@@ -218,9 +218,9 @@ def _progress(report: Report, runs: Sequence[Run]) -> Figure | None:
     return figure
 
 
-def _weights(report: Report, runs: Sequence[Run]) -> Figure | None:
+def weights_figure(report: Report, runs: Sequence[Run]) -> Figure | None:
     """One panel a method: each task's share of the weights over the steps."""
-    series = {m: _series(group, _shares) for m, group in by_method(report, runs).items()}
+    series = {m: series_of(group, shares) for m, group in by_method(report, runs).items()}
     series = {m: points for m, points in series.items() if points}
     if not series:
         return None
@@ -242,7 +242,7 @@ def _weights(report: Report, runs: Sequence[Run]) -> Figure | None:
 
 def _conflict(report: Report, runs: Sequence[Run]) -> Figure | None:
     """One panel a method, the others in grey behind it: share of conflicting task pairs over the steps."""
-    series = {m: _series(group, lambda r: _one(r.get("conflict"))) for m, group in by_method(report, runs).items()}
+    series = {m: series_of(group, lambda r: _one(r.get("conflict"))) for m, group in by_method(report, runs).items()}
     series = {m: points for m, points in series.items() if points}
     if not series:
         return None
@@ -259,7 +259,7 @@ def _conflict(report: Report, runs: Sequence[Run]) -> Figure | None:
     return figure
 
 
-def _series(
+def series_of(
     runs: Sequence[Run], value: Callable[[dict[str, Any]], list[float] | None]
 ) -> list[tuple[int, list[float]]]:
     """``(steps so far, values)`` per unit, averaged over the seeds that have that unit."""
@@ -274,7 +274,8 @@ def _series(
     return [(s, [sum(column) / len(column) for column in zip(*found[s], strict=True)]) for s in sorted(found)]
 
 
-def _shares(record: dict[str, Any]) -> list[float] | None:
+def shares(record: dict[str, Any]) -> list[float] | None:
+    """Each task's share of the mean weights of a unit, w / Σ|w|, (K,); None where the unit has none."""
     weights = record.get("weights")
     total = sum(abs(w) for w in weights) if weights else 0.0
     return [w / total for w in weights] if weights and math.isfinite(total) and total > 0 else None

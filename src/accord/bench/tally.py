@@ -24,7 +24,7 @@ class Tally:
         self._seconds: list[float] = []
         self._losses: list[Tensor] = []
         self._weights: list[Tensor] = []
-        self._cosines: list[Tensor] = []
+        self._gramians: list[Tensor] = []
         self._residuals: list[float] = []
         self._outcomes: Counter[str] = Counter()
 
@@ -51,27 +51,47 @@ class Tally:
         if balance.residual is not None and not balance.stationary:  # there the definition has no solution
             self._residuals.append(float(balance.residual))
         if balance.gramian is not None:
-            self._cosines.append(_pair_cosines(balance.gramian))
+            self._gramians.append(balance.gramian)
 
     def record(self) -> dict[str, Any]:
         """Plain JSON data; None for what no step reported."""
         losses = torch.stack(self._losses).mean(0)
-        cosines = torch.stack(self._cosines) if self._cosines else None  # (steps, pairs)
+        cosines = torch.stack([_cosines(gramian) for gramian in self._gramians]) if self._gramians else None
+        pairs = None if cosines is None else _pairs(cosines)
         return {
             "steps": len(self._seconds),
             "seconds": sum(self._seconds),
             "train_loss": dict(zip(self._tasks, losses.tolist(), strict=True)),
             "weights": torch.stack(self._weights).mean(0).tolist() if self._weights else None,
-            "conflict": None if cosines is None else (cosines < 0).double().mean().item(),
-            "cosine": None if cosines is None else cosines.mean().item(),
+            "conflict": None if pairs is None else (pairs < 0).double().mean().item(),
+            "cosine": None if pairs is None else pairs.mean().item(),
+            "singular": _smallest(torch.stack(self._gramians)) if self._gramians else None,
+            "singular_cosines": None if cosines is None else _smallest(cosines),
             "residual": max(self._residuals, default=None),
             "outcomes": dict(self._outcomes),
         }
 
 
-def _pair_cosines(gramian: Tensor) -> Tensor:
-    """Cosines between the gradients of all pairs of tasks, (K(K − 1)/2,); zero where a gradient is zero."""
+def _cosines(gramian: Tensor) -> Tensor:
+    """The Gramian (K, K) of the gradients brought to norm 1; zero where a gradient is zero."""
     norms = gramian.diagonal().clamp(min=0).sqrt()
-    cosines = gramian / torch.outer(norms, norms).clamp(min=torch.finfo(gramian.dtype).tiny)
-    rows, columns = torch.triu_indices(len(gramian), len(gramian), offset=1)
-    return cosines[rows, columns]
+    return gramian / torch.outer(norms, norms).clamp(min=torch.finfo(gramian.dtype).tiny)
+
+
+def _pairs(cosines: Tensor) -> Tensor:
+    """Those of all pairs of tasks, (steps, K(K − 1)/2), from (steps, K, K)."""
+    rows, columns = torch.triu_indices(cosines.shape[-1], cosines.shape[-1], offset=1)
+    return cosines[:, rows, columns]
+
+
+def _smallest(gramians: Tensor) -> dict[str, float] | None:
+    """Mean and minimum of the smallest singular value of Gramians (steps, K, K); None where none is finite.
+
+    A Gramian is symmetric and positive semidefinite, so that it is the smallest eigenvalue: the square of the smallest
+    singular value of the stacked gradients. Rounding leaves it uncertain by about 1e-16 times the largest.
+    """
+    finite = gramians[gramians.isfinite().all(-1).all(-1)]
+    if not len(finite):
+        return None
+    values = torch.linalg.eigvalsh(finite)[:, 0].clamp(min=0.0)
+    return {"mean": values.mean().item(), "min": values.min().item()}

@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from accord.bench.commit import commit, modified
 from accord.bench.files import LineWriter, disk, write_atomic, write_json
 from accord.bench.store import Run, accord_version, key_to_json, label
 from accord.errors import LockedError, StoreError
@@ -250,6 +251,8 @@ def attempt(threads: int) -> dict[str, Any]:
     return {
         "started": now(),
         "accord": accord_version(),
+        "commit": commit(),  # None where accord is not run from a checkout
+        "modified": modified(),
         "torch": str(torch.__version__),
         "numpy": numpy.__version__,
         "python": platform.python_version(),

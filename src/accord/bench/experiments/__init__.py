@@ -19,8 +19,28 @@ if TYPE_CHECKING:
 
 ENTRY_POINT_GROUP = "accord.experiments"
 
-_BUILT_IN = {"toy": "accord.bench.experiments.toy", "qm9": "accord.bench.experiments.qm9"}
-_EXTRAS = {"toy": "bench", "qm9": "qm9"}
+_BUILT_IN = {
+    "toy": "accord.bench.experiments.toy",
+    "qm9": "accord.bench.experiments.qm9",
+    "nyuv2": "accord.bench.experiments.nyuv2",
+    "cityscapes": "accord.bench.experiments.cityscapes",
+    "multimnist": "accord.bench.experiments.multimnist",
+    "multi-fashion": "accord.bench.experiments.multi_fashion",
+    "multi-fashion-mnist": "accord.bench.experiments.multi_fashion_mnist",
+    "rooms": "accord.bench.experiments.rooms",
+    "toxcast40": "accord.bench.experiments.toxcast40",
+}
+_EXTRAS = {
+    "toy": "bench",
+    "qm9": "qm9",
+    "nyuv2": "bench",
+    "cityscapes": "bench",
+    "multimnist": "experiments",
+    "multi-fashion": "experiments",
+    "multi-fashion-mnist": "experiments",
+    "rooms": "experiments",
+    "toxcast40": "experiments",
+}
 
 
 def names() -> tuple[str, ...]:

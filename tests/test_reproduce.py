@@ -1,0 +1,308 @@
+"""`accord reproduce`: what is missing is run, and published and ours stand side by side."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import io
+import json
+import re
+
+import pytest
+
+from accord.bench import cli, experiments, published, reproduce_text
+from accord.bench.experiments.toy import EXPERIMENT as TOY
+from accord.bench.published import Cell, Column, Item, PublishedRow
+from accord.bench.report import summarise
+from accord.bench.reproduce import reproduce, side_by_side
+from accord.bench.reproduce_plan import methods_of
+from accord.bench.runner import run
+from accord.bench.spelling import shortest, spelled
+from accord.bench.store import Store
+from accord.errors import OptionError, UnknownNameError
+
+ROWS = (
+    PublishedRow("LS", "ls", (Cell("−0.380", -0.38), Cell("5.0", 5.0), None), "a paper, Table 1", "a remark"),
+    PublishedRow("CAGrad", "cagrad:c=0.4", (Cell("−0.38 ± 0.1", -0.38, 0.1), None, None), "a paper, Table 1"),
+    PublishedRow("Another", None, (Cell("1", 1.0), None, None), "another paper", "not in this library"),
+)
+COLUMNS = (Column("A", "L1/A"), Column("tenfold B", "L2/B", scale=10.0), Column("times LS's", "time_over_ls"))
+ITEM = Item("p/t", "A paper", "A table", "numbers", experiment="toy", on=("qm9",), columns=COLUMNS, rows=ROWS)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def shorter():
+    """A fifth of the toy's smoke preset."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(TOY.presets, "smoke", dataclasses.replace(TOY.presets["smoke"], iterations=40, block=20))
+        yield
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory):
+    """LS and CAGrad, two seeds each (which are alike: the toy draws nothing)."""
+    root = tmp_path_factory.mktemp("store")
+    run(TOY, "smoke", ["ls", "cagrad"], (0, 1), root)
+    return root
+
+
+@pytest.fixture
+def side(store):
+    return side_by_side(ITEM, "smoke", store)
+
+
+@pytest.fixture(autouse=True)
+def elsewhere(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "240")
+
+
+def accord(capsys, *args):
+    try:
+        code = cli.main(["reproduce", *args])
+    except SystemExit as leave:
+        code = leave.code
+    out, err = capsys.readouterr()
+    return code, out, err
+
+
+# Side by side
+
+
+def test_ours_are_the_numbers_of_the_report(side, store):
+    rows = {row.method: row for row in summarise(Store(store), TOY, "smoke").rows}
+    for line, method in zip(side.lines[:2], ("ls", "cagrad"), strict=True):
+        first, second, ratio = line.ours.values
+        assert first == rows[method].metrics["L1/A"]
+        assert second.mean == pytest.approx(10 * rows[method].metrics["L2/B"].mean)
+        assert ratio.mean == pytest.approx(rows[method].seconds_per_step / rows["ls"].seconds_per_step)
+    assert side.lines[2].ours is None
+    assert side.lines[0].published == ROWS[0]
+
+
+def test_ours_say_where_they_come_from(side, store):
+    run_of = next(iter(Store(store).runs("toy", 1, "smoke")))
+    attempt = run_of.info()["attempts"][0]
+    ours = side.lines[0].ours
+    assert ours.seeds == (0, 1)
+    assert ours.dates == (attempt["started"][:10],)
+    if attempt["commit"] is not None:
+        assert ours.commits == (attempt["commit"][:7] + "+" * bool(attempt["modified"]),)
+
+
+def test_the_preset_and_other_data_are_remarked_on(side):
+    assert any("preset smoke, which is not the published protocol (that is paper)" in each for each in side.remarks)
+    assert not any("other data" in each for each in side.remarks)
+    on = side_by_side(dataclasses.replace(ITEM, experiment="mt10", on=("toy",)), "smoke", "absent", on="toy")
+    assert any(each.startswith("Ours are of other data: toy") for each in on.remarks)
+
+
+def test_what_the_experiment_does_not_measure_is_named(store):
+    item = dataclasses.replace(ITEM, columns=(COLUMNS[0], Column("odd", "seg/mIoU"), Column("none")))
+    side = side_by_side(item, "smoke", store)
+    assert "Not measured by toy: odd, none." in side.remarks
+    assert [value is None for value in side.lines[0].ours.values] == [False, True, True]
+
+
+def test_a_column_of_another_experiment_stays_blank(store):
+    item = dataclasses.replace(ITEM, columns=(COLUMNS[0], Column("B", "L2/B", of="qm9"), COLUMNS[2]))
+    assert side_by_side(item, "smoke", store).lines[0].ours.values[1] is None
+
+
+def test_without_a_store_there_are_the_published_rows(tmp_path):
+    side = side_by_side(ITEM, "smoke", tmp_path / "none")
+    assert [line.ours for line in side.lines] == [None] * 3
+    assert any("no finished runs of toy, preset smoke" in each for each in side.remarks)
+    assert not (tmp_path / "none").exists()
+
+
+def test_a_run_that_failed_is_told(store, tmp_path):
+    path = tmp_path / "copy"
+    run(TOY, "smoke", ["ls"], (0,), path)
+    folder = Store(path).run(next(iter(Store(path).runs("toy", 1, "smoke"))).key).folder
+    (folder / "result.json").unlink()
+    side = side_by_side(ITEM, "smoke", path)
+    assert side.lines[0].ours is None
+    assert any(each.startswith("Not in the table: ls seed 0: unfinished") for each in side.remarks)
+
+
+# Text
+
+
+def test_markdown_has_a_line_for_each_and_nothing_is_lost(side):
+    text = reproduce_text.markdown(side)
+    lines = [line for line in text.splitlines() if line.startswith("|")]
+    assert lines[0] == "| method | A | tenfold B | times LS's | from | remark |"
+    assert lines[2] == "| LS | −0.380 | 5.0 |  | a paper, Table 1 | a remark |"
+    assert re.fullmatch(r"\| `ls` \| \*−?\d\.\d{3} ± 0\.0+\* \| .* \| \*smoke, 2 seeds, .*\* \|  \|", lines[3])
+    assert lines[5].startswith("| `cagrad` |")
+    assert lines[6] == "| Another | 1 |  |  | another paper | not in this library |"
+    assert all(line.count("|") == lines[0].count("|") for line in lines)
+    assert "* Ours are means over seeds ± standard error of the mean." in text
+
+
+def test_csv_and_json_keep_every_digit(side):
+    rows = list(csv.DictReader(io.StringIO(reproduce_text.to_csv(side))))
+    assert [row["whose"] for row in rows] == ["published", "ours", "published", "ours", "published"]
+    exact = side.lines[0].ours.values[0]
+    assert float(rows[1]["A"]) == exact.mean
+    assert float(rows[2]["A ±"]) == 0.1
+    assert rows[1]["seeds"] == "0 1"
+    data = json.loads(reproduce_text.to_json(side))
+    assert data["rows"][0]["ours"]["values"]["A"]["mean"] == exact.mean
+    assert data["rows"][0]["published"]["values"]["A"]["printed"] == "−0.380"
+    assert data["rows"][2]["ours"] is None
+
+
+def test_a_narrow_terminal_gets_parts_with_all_columns(side):
+    from rich.console import Console
+
+    buffer = io.StringIO()
+    reproduce_text.print_side_by_side(side, Console(file=buffer, width=60))
+    text = buffer.getvalue()
+    assert text.count("ours: cagrad") > 1
+    for word in ("tenfold B", "times LS's", "a paper, Table 1", "[1] a remark"):
+        assert word in text
+    assert max(len(line) for line in text.splitlines() if "ours: ls" in line) <= 60
+
+
+# Spellings
+
+
+@pytest.mark.parametrize(
+    ("spec", "short"),
+    [
+        ("cagrad:c=0.4", "cagrad"),
+        ("cagrad:c=0.5", "cagrad:c=0.5"),
+        ("fairgrad:alpha=2.0,max_norm=1.0", "fairgrad:max_norm=1.0"),
+        ("fairgrad:alpha=2", "fairgrad"),
+        ("nash-mtl:update_every=1", "nash-mtl"),
+        ("mgda:at=features,times_k=False", "mgda:at=features"),
+        ("ls:at=parameters", "ls"),
+        ("rlw:seed=0", "rlw:seed=0"),
+        ("stl:task=mu", "stl:task=mu"),
+    ],
+)
+def test_options_at_their_defaults_are_left_out(spec, short):
+    assert shortest(spec) == short
+    assert shortest(short) == short
+
+
+def test_a_store_that_spells_it_out_is_read_all_the_same(tmp_path):
+    run(TOY, "smoke", ["cagrad:c=0.4"], (0,), tmp_path)
+    assert spelled(["cagrad"], TOY, "smoke", tmp_path) == {"cagrad": "cagrad:c=0.4"}
+    side = side_by_side(ITEM, "smoke", tmp_path)
+    assert side.lines[1].ours.method == "cagrad:c=0.4"
+
+
+# Planning and running
+
+
+def test_only_what_is_missing_is_run(store, tmp_path):
+    item = dataclasses.replace(ITEM, rows=ROWS[:2])
+    side = reproduce(item, "smoke", store=store, seeds=(0, 1))
+    assert {outcome.status for outcome in side.outcomes} == {"skipped"}
+    side = reproduce(item, "smoke", methods=["ls"], store=tmp_path)
+    assert [(str(outcome.key.method), outcome.status) for outcome in side.outcomes] == [("ls", "done")]
+    assert side.lines[0].ours.values[0] == side_by_side(ITEM, "smoke", tmp_path).lines[0].ours.values[0]
+    assert side.lines[1].ours is None
+
+
+def test_single_task_learning_is_run_where_there_is_a_delta_m():
+    qm9 = experiments.load("qm9")
+    assert methods_of(published.load("nash-mtl/table-1"), qm9)[0] == "stl"
+    assert methods_of(published.load("nash-mtl/table-1"), qm9, ["LS"]) == ["stl", "ls"]
+    assert "stl" not in methods_of(published.load("nash-mtl/table-7"), qm9)
+    assert methods_of(published.load("nash-mtl/figure-3"), qm9) == list(qm9.methods)
+    assert "stl" not in methods_of(published.load("nash-mtl/figure-1"), TOY)
+
+
+def test_a_table_of_which_nothing_is_measured_runs_nothing():
+    item = dataclasses.replace(ITEM, columns=(Column("a"), Column("b", of="toy"), Column("c", "x/y")))
+    assert methods_of(item, TOY) == []
+
+
+def test_a_wrong_row_is_answered_with_the_nearest():
+    with pytest.raises(UnknownNameError, match=r"no row 'cagrat'; did you mean .*cagrad"):
+        methods_of(ITEM, TOY, ["cagrat"])
+
+
+def test_an_experiment_with_other_columns_is_refused():
+    with pytest.raises(OptionError, match="p/t can be put on qm9 only, not on 'rooms'"):
+        side_by_side(ITEM, "smoke", "runs", on="rooms")
+
+
+# The command
+
+
+def test_the_list_has_every_item(capsys):
+    code, out, _ = accord(capsys)
+    assert code == 0
+    assert all(name in out for name in published.ids())
+    code, out, _ = accord(capsys, "--format", "json")
+    assert [each["id"] for each in json.loads(out)] == list(published.ids())
+    code, out, _ = accord(capsys, "--format", "csv", "--out", "list.csv")
+    assert out == ""
+
+
+def test_a_wrong_id_suggests_the_right_one(capsys):
+    code, _, err = accord(capsys, "nash-mtl/tabel-2")
+    assert code == 2
+    assert "did you mean 'nash-mtl/table-2'" in err
+
+
+@pytest.mark.parametrize("name", [n for n in published.ids() if published.load(n).rows])
+def test_every_table_prints_its_rows_without_a_run(capsys, name):
+    code, out, _ = accord(capsys, name, "--no-run", "--store", "none")
+    assert code == 0
+    for row in published.load(name).rows:
+        assert row.name in out
+
+
+@pytest.mark.parametrize("name", [n for n in published.ids() if not published.load(n).rows])
+def test_every_figure_says_what_is_known_of_it(capsys, name):
+    code, out, _ = accord(capsys, name, "--no-run", "--store", "none")
+    assert code == 0
+    assert "Status: " in out
+
+
+@pytest.mark.skipif("mt10" in experiments.names(), reason="the experiment is there")
+def test_an_experiment_that_is_not_there_is_told(capsys):
+    code, out, err = accord(capsys, "nash-mtl/table-4")
+    assert code == 2
+    assert "needs the experiment 'mt10', which this version of accord does not have" in err
+    assert "--no-run" in err
+    assert out == ""
+
+
+def test_a_toy_figure_from_nothing(capsys, tmp_path):
+    command = ("nash-mtl/figure-1", "--preset", "smoke", "--methods", "ls", "nash-mtl", "--store", "runs")
+    code, out, err = accord(capsys, *command)
+    assert code == 0
+    assert "nash-mtl seed 0: done" in err
+    assert "ours: nash-mtl" in out
+    for name in ("plane", "losses"):
+        assert f"Figure: runs/figures/toy-smoke/{name}.png" in out
+        assert (tmp_path / f"runs/figures/toy-smoke/{name}.png").stat().st_size > 5000
+    assert accord(capsys, *command)[1] == accord(capsys, *command, "--no-run")[1]
+
+
+def test_a_qm9_table_from_nothing(capsys, tmp_path, monkeypatch):
+    pytest.importorskip("rdkit")
+    pytest.importorskip("torch_geometric")
+    monkeypatch.setenv("ACCORD_CACHE", str(tmp_path / "cache"))
+    rows = ("--methods", "LS", "SI")
+    code, out, _ = accord(capsys, "nash-mtl/table-6", "--preset", "smoke", *rows, "--store", "runs", "--format", "json")
+    assert code == 0
+    lines = {line["name"]: line for line in json.loads(out)["rows"]}
+    ours = {name: line["ours"]["values"] for name, line in lines.items() if line["ours"]}
+    assert set(ours) == {"STL", "LS", "SI"}
+    report = summarise(Store("runs"), experiments.load("qm9"), "smoke")
+    delta = next(row.delta_m.mean for row in report.rows if row.method == "ls")
+    assert ours["LS"]["Δm% ↓"]["mean"] == pytest.approx(delta)
+    assert {ours[name]["MR ↓"]["mean"] for name in ("LS", "SI")} <= {1 + n / 11 for n in range(12)}
+    assert lines["LS"]["published"]["values"]["Δm% ↓"] == {"printed": "177.6 ± 3.4", "value": 177.6, "error": 3.4}
+    assert "MR ↓" not in ours["STL"]
+    code, out, _ = accord(capsys, "nash-mtl/table-1", "--preset", "smoke", "--no-run", "--store", "runs")
+    assert code == 0
+    assert out.count("smoke, 1 seed") == 2
