@@ -86,8 +86,13 @@ def test_normals_agree_with_those_of_the_depth_map(views: list[tuple[Room, Frame
         found /= np.linalg.norm(found, axis=-1, keepdims=True)
         cosine = (found * frame.normal[1:-1, 1:-1]).sum(-1)
         angles = np.degrees(np.arccos(np.clip(cosine, -1, 1)))
-        assert np.median(angles) < 0.2  # pixels at edges have no such normal
-        assert (angles < 2).mean() > 0.6
+        inverse = 1 / frame.depth.astype(np.float64)  # on a plane an affine function of the pixel
+        bend_x = abs(inverse[1:-1, 2:] + inverse[1:-1, :-2] - 2 * inverse[1:-1, 1:-1])
+        bend_y = abs(inverse[2:, 1:-1] + inverse[:-2, 1:-1] - 2 * inverse[1:-1, 1:-1])
+        plane = (bend_x < 1e-5) & (bend_y < 1e-5)
+        assert plane.mean() > 0.3
+        assert np.median(angles[plane]) < 0.02
+        assert np.quantile(angles[plane], 0.99) < 0.5
 
 
 def test_classes_are_consistent_with_geometry(views: list[tuple[Room, Frame]]) -> None:
@@ -129,16 +134,14 @@ def digest(frame: Frame) -> str:
 
 def test_the_same_bytes_in_another_process_and_with_other_threads() -> None:
     code = (
-        "import sys; sys.path.insert(0, sys.argv[1]); import drjit, test_rooms_render as t; "
-        "drjit.set_thread_count(int(sys.argv[2])); print(t.digest(t.render(t.make_room('train', 5), 24, 32, 4)))"
+        "import sys; sys.path.insert(0, sys.argv[1]); import drjit, test_rooms_render as t\n"
+        "for threads in (1, 3):\n"
+        "    drjit.set_thread_count(threads); print(t.digest(t.render(t.make_room('train', 5), 24, 32, 4)))"
     )
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
-    folder = os.path.dirname(__file__)
-    here = digest(render(make_room("train", 5), 24, 32, 4))
-    for threads in ("1", "3"):
-        command = [sys.executable, "-c", code, folder, threads]
-        run = subprocess.run(command, capture_output=True, text=True, env=environment, check=True)
-        assert run.stdout.strip() == here
+    command = [sys.executable, "-c", code, os.path.dirname(__file__)]
+    run = subprocess.run(command, capture_output=True, text=True, env=environment, check=True)
+    assert run.stdout.split() == [digest(render(make_room("train", 5), 24, 32, 4))] * 2
 
 
 def test_more_samples_change_the_photograph_alone() -> None:
@@ -178,7 +181,7 @@ def test_patterns_are_reflectances_that_vary_and_follow_their_seed(name: str) ->
 
 def test_what_cannot_be_rendered_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     room = make_room("train", 0)
-    with pytest.raises(OptionError, match="samples=5.*square"):
+    with pytest.raises(OptionError, match=r"samples=5.*square"):
         render(room, 4, 4, 5)
     with pytest.raises(OptionError, match="0×4"):
         render(room, 0, 4, 4)

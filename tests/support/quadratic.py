@@ -75,7 +75,6 @@ class Trial:
             "seconds": time.perf_counter() - start,
             "weights": [0.5, 0.5],
             "conflict": 1.0,
-            "metrics": self.metrics(),
             "residual": 1e-12 * self.unit,
             "metrics": self.metrics(),
         }

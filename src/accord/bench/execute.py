@@ -68,7 +68,7 @@ def execute(job: Job, listener: Listener) -> Outcome:
 
     try:
         with writing(job.run, fresh=job.fresh) as writer:
-            if job.run.status == "done":
+            if job.run.is_done_and_whole():
                 return Outcome(key, "skipped")
             try:
                 _train(job, writer, listen, notes)
@@ -90,6 +90,7 @@ def _train(job: Job, writer: RunWriter, listen: Listener, notes: list[str]) -> N
     from accord.bench import rng
 
     key = job.run.key
+    damage = job.run.damage()
     writer.begin(job.settings, job.threads)
     unit, state, note = writer.load()
     if note:
@@ -103,6 +104,7 @@ def _train(job: Job, writer: RunWriter, listen: Listener, notes: list[str]) -> N
         if state is not None:
             trial.load_state_dict(state["trial"])
             rng.set_state(state["rng"])
+            heard.drain()  # warnings from making the trial stand in the records of the first attempt
         listen(unit, trial.length)
         saved, saved_at = unit, time.monotonic()
         while unit < trial.length:
@@ -116,6 +118,8 @@ def _train(job: Job, writer: RunWriter, listen: Listener, notes: list[str]) -> N
         if saved < unit:
             _save(writer, trial, unit)
         writer.finish({"units": unit, **trial.result(), **heard.drain()})
+        if damage:
+            notes.append(f"{damage} (which is done now)")
 
 
 def _save(writer: RunWriter, trial: Trial, unit: int) -> None:

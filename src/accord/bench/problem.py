@@ -7,7 +7,7 @@ own go through one harness (``accord.bench.trial``).
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -31,11 +31,13 @@ class Training:
     Attributes:
         model: All that is trained and saved; put into training mode for each epoch, into evaluation mode for metrics.
         batches: Iterated once an epoch, with the global random generators seeded by seed and epoch before: a
-            ``DataLoader`` that shuffles, a list, or anything else that can be iterated again.
-        shared: The shared parameters, as in ``Balancer.backward``: a module, parameters or named parameters.
-        optimizer: Of all parameters of the model; Adam at 1e-3 if None.
-        schedule: Makes the learning-rate scheduler from the optimiser; stepped after each epoch, and with the
-            validation score if it is a ``ReduceLROnPlateau``.
+            ``DataLoader`` that shuffles, a list, or anything else that can be iterated again. Draws made when the epoch
+            begins are the same for all methods; those between batches take turns with the draws of the model.
+        shared: The shared parameters, as in ``Balancer.backward``: a module, parameters or named parameters, all of
+            them in the model. What can be gone through only once, such as ``trunk.parameters()``, becomes a list.
+        optimizer: Of all parameters of the model that require gradients; Adam at 1e-3 if None.
+        schedule: Makes the learning-rate scheduler from the optimiser; stepped after each epoch, and if it is a
+            ``ReduceLROnPlateau``, after each evaluation with the validation score.
         features: The module whose output is the shared representation, for methods ``at=features`` (MGDA-UB).
     """
 
@@ -46,13 +48,19 @@ class Training:
     schedule: Callable[[Optimizer], Any] | None = None
     features: nn.Module | None = None
 
+    def __post_init__(self) -> None:
+        if isinstance(self.shared, Iterator):
+            object.__setattr__(self, "shared", list(self.shared))
+
 
 class Problem(ABC):
     """A model, its data, its losses and its metrics.
 
-    A run works on a copy of the problem (``copy.copy``), on which ``build`` is called once, and keeps what ``build``
-    returns in ``training``. Whatever changes during training must be part of the model, the optimiser or the
-    scheduler, or a resumed run would not go on to the same numbers; else extend ``state_dict``.
+    Every run works on a copy of its own, on which ``build`` is called once and whose ``training`` is what ``build``
+    returned; ``accord.compare`` copies everything an object holds (``copy.deepcopy``), so that no run sees what another
+    has changed. Whatever changes during training must be part of the model, the optimiser or the scheduler, or a
+    resumed run would not go on to the same numbers; else extend ``state_dict``. Random generators that the problem,
+    its batches or its data sets hold as attributes are found and saved.
 
     Attributes:
         tasks: The tasks in order, each with its metrics: ``{"depth": {"abs_err": "min"}, …}``, where ``"max"`` and
@@ -60,7 +68,7 @@ class Problem(ABC):
         epochs: Passes over the batches.
         name: Names the runs in a store and seeds all draws; by default the name of the class.
         eval_every: Epochs between evaluations; the last epoch always has one.
-        average_last: The result is the mean of the metrics after each of so many last epochs.
+        average_last: The result is the mean of the metrics after each of so many last epochs; not with ``validate``.
         method_lr: Learning rate of a balancer's own parameters (UW), in the optimiser of the model.
         active: The tasks whose losses this run needs: all, or the one of single-task learning. Set before ``build``.
         training: What ``build`` returned.
@@ -88,7 +96,11 @@ class Problem(ABC):
 
     @abstractmethod
     def evaluate(self) -> Mapping[str, float]:
-        """``{"task/metric": value}`` on the test set; metrics of tasks not in ``active`` may be missing."""
+        """``{"task/metric": value}`` on the test set; metrics of tasks not in ``active`` may be missing.
+
+        Called without gradients, with the model in evaluation mode and the global random generators seeded by the seed
+        alone.
+        """
 
     def validate(self) -> Mapping[str, float] | None:
         """The same on a validation set, to choose the epoch whose test metrics count; None: the last epoch counts."""
@@ -124,6 +136,11 @@ def task_specs(tasks: Tasks) -> tuple[TaskSpec, ...]:
         OptionError: There are none, one has no metrics or an odd name, or a metric is neither "max" nor "min".
     """
     if not isinstance(tasks, Mapping):
+        if isinstance(tasks, str) or not isinstance(tasks, Sequence) or not all(isinstance(t, TaskSpec) for t in tasks):
+            raise OptionError(
+                f'problem: tasks={tasks!r}; write {{"depth": {{"abs_err": "min"}}, …}}: the metrics of each task, and '
+                "which way is better"
+            )
         specs = tuple(tasks)
     else:
         for task, metrics in tasks.items():
@@ -135,10 +152,21 @@ def task_specs(tasks: Tasks) -> tuple[TaskSpec, ...]:
         specs = tuple(TaskSpec(t, tuple(Metric(m, way == "max") for m, way in ms.items())) for t, ms in tasks.items())
     if not specs or any(not spec.metrics for spec in specs):
         raise OptionError(f"problem: tasks={tasks!r}: there must be a task, and every task needs a metric")
-    names = [spec.name for spec in specs]
-    if len(set(names)) < len(names):
-        raise OptionError(f"problem: the tasks {names} do not all have names of their own")
+    for what, names in [("tasks", [t.name for t in specs])] + [(f"metrics of {t.name}", _names(t)) for t in specs]:
+        odd = [name for name in names if not isinstance(name, str) or not name.strip() or not name.isprintable()]
+        odd += [name for name in names if what != "tasks" and "/" in str(name)]
+        if odd:
+            raise OptionError(
+                f"problem: among the {what} is {odd[0]!r}: a name is a text that can be printed, and that of a metric "
+                'has no "/", which stands between task and metric'
+            )
+        if len(set(names)) < len(names):
+            raise OptionError(f"problem: the {what} {names} do not all have names of their own")
     return specs
+
+
+def _names(task: TaskSpec) -> list[str]:
+    return [metric.name for metric in task.metrics]
 
 
 def metrics_of(tasks: Sequence[TaskSpec]) -> tuple[tuple[str, Metric], ...]:

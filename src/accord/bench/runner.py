@@ -6,8 +6,9 @@ import dataclasses
 import json
 import signal
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from numbers import Integral
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,8 @@ from accord.bench.progress import Progress, Silent
 from accord.bench.spec import Experiment, MethodSpec, RunKey
 from accord.bench.store import Store
 from accord.bench.workers import run_here, run_parallel
-from accord.errors import OptionError, UnknownNameError
+from accord.bench.writing import require_locks
+from accord.errors import OptionError, StoreError, UnknownNameError
 
 
 def run(
@@ -55,12 +57,14 @@ def run(
 
     Raises:
         UnknownNameError: No such preset, method or task; nothing has run.
-        OptionError: An option of a method, a seed or ``jobs`` is out of range; nothing has run.
+        OptionError: An option of a method, a seed or ``jobs`` is out of range, or a seed is given twice; nothing has
+            run.
         StoreError: The store cannot be used, or holds runs made with other settings of this preset.
         KeyboardInterrupt: On Ctrl-C or SIGTERM. The store is whole; the same call without ``fresh`` goes on.
     """
-    if jobs < 1:
-        raise OptionError(f"jobs={jobs}: at least one run must go at a time")
+    if not isinstance(jobs, int) or jobs < 1:
+        raise OptionError(f"jobs={jobs!r}: at least one run must go at a time; give a whole number")
+    require_locks()
     keys = plan(experiment, preset, methods, seeds)
     settings = settings_of(experiment.presets[preset])
     progress = progress or Silent()
@@ -68,8 +72,9 @@ def run(
     runs = [home.run(key) for key in keys]
     if not fresh:
         for each in runs:
-            each.check_settings(settings)
-    outcomes = {each.key: Outcome(each.key, "skipped") for each in runs if each.status == "done" and not fresh}
+            if not each.damage():  # one that is damaged is told, or mended, when its turn comes
+                each.check_settings(settings)
+    outcomes = {each.key: Outcome(each.key, "skipped") for each in runs if not fresh and each.is_done_and_whole()}
     todo = [
         Job(each, experiment.trial, experiment.presets[preset], settings, 1, fresh, checkpoint_seconds)
         for each in runs
@@ -96,19 +101,55 @@ def plan(experiment: Experiment, preset: str, methods: Sequence[str] | None, see
 
     Raises:
         UnknownNameError: No such preset, method or task.
-        OptionError: A method's option or a seed is out of range.
+        OptionError: A method's option or a seed is out of range, or a seed is given twice.
     """
     check_preset(experiment, preset)
-    for seed in seeds:
-        if seed < 0:
-            raise OptionError(f"seed {seed}: seeds are non-negative integers")
+    seeds = check_seeds(seeds)
     specs: dict[MethodSpec, None] = {}
-    for text in experiment.methods if methods is None else methods:
+    for text in experiment.methods if methods is None else check_methods(methods):
         specs.update(dict.fromkeys(expand(experiment, text)))
     if not specs or not seeds:
         raise OptionError(f"experiment {experiment.name!r}: no methods or no seeds, so there is nothing to run")
-    unique = dict.fromkeys(seeds)
-    return [RunKey(experiment.name, experiment.version, preset, spec, seed) for seed in unique for spec in specs]
+    return [RunKey(experiment.name, experiment.version, preset, spec, seed) for seed in seeds for spec in specs]
+
+
+def check_seeds(seeds: Iterable[int]) -> tuple[int, ...]:
+    """The seeds as integers, each once.
+
+    Raises:
+        OptionError: They are no list, one is no integer from 0 up, or one is there twice: a run is trained once, so that
+            a second one would be no evidence of its own.
+    """
+    if isinstance(seeds, str) or not isinstance(seeds, Iterable):
+        raise OptionError(f"seeds={seeds!r}: give a list of whole numbers, such as (0, 1, 2)")
+    found: dict[int, None] = {}
+    for seed in seeds:
+        if isinstance(seed, bool) or not isinstance(seed, Integral) or seed < 0:
+            raise OptionError(f"seed {seed!r}: seeds are non-negative integers")
+        if int(seed) in found:
+            raise OptionError(
+                f"seed {seed} is given twice: runs of one seed are equal, so that it would count double in means and "
+                "standard errors; give each seed once"
+            )
+        found[int(seed)] = None
+    return tuple(found)
+
+
+def check_methods(methods: Iterable[str]) -> tuple[str, ...]:
+    """The method specs as a tuple.
+
+    Raises:
+        OptionError: They are no list of texts.
+    """
+    if isinstance(methods, str):
+        raise OptionError(f"methods={methods!r}: give a list of them, as in methods=[{methods!r}]")
+    if not isinstance(methods, Iterable):
+        raise OptionError(f"methods={methods!r}: give a list of method specs, such as ['stl', 'cagrad:c=0.5']")
+    found = tuple(methods)
+    for each in found:
+        if not isinstance(each, str):
+            raise OptionError(f"methods: {each!r} is no text; name methods by their specs, such as 'cagrad:c=0.5'")
+    return found
 
 
 def check_preset(experiment: Experiment, preset: str) -> None:
@@ -155,10 +196,13 @@ def _longest_first(jobs: list[Job], store: Store) -> list[Job]:
     """Begin with the methods that took longest with other seeds, so that none runs on alone at the end."""
     key = jobs[0].run.key
     cost: dict[str, float] = {}
-    for done in store.runs(key.experiment, key.version, key.preset):
-        if done.status == "done":
-            seconds = sum(record.get("seconds", 0.0) for record in done.records())
-            cost[str(done.key.method)] = max(seconds, cost.get(str(done.key.method), 0.0))
+    try:
+        for done in store.runs(key.experiment, key.version, key.preset):
+            if done.status == "done":
+                seconds = sum(record.get("seconds", 0.0) for record in done.records())
+                cost[str(done.key.method)] = max(seconds, cost.get(str(done.key.method), 0.0))
+    except StoreError:
+        pass  # a damaged run costs the order, no more; who reads it is told
     return sorted(jobs, key=lambda job: -cost.get(str(job.run.key.method), float("inf")))
 
 

@@ -25,8 +25,9 @@ from typing import Any, Literal
 
 from accord.bench.files import disk, read_json, read_lines, write_json
 from accord.bench.spec import MethodSpec, RunKey
-from accord.errors import StoreError
+from accord.errors import OptionError, StoreError
 
+FRESH = "train it again with --fresh (fresh=True)"
 FORMAT = 1
 """Version of the layout above; raised when an older accord could misread it."""
 
@@ -64,11 +65,11 @@ class Run:
     @property
     def status(self) -> Status:
         """``"done"``, ``"failed"`` (last attempt), ``"unfinished"`` (running, interrupted) or ``"absent"``."""
-        if not (self.folder / "run.json").exists():
+        if not present(self.folder / "run.json"):
             return "absent"
-        if (self.folder / "result.json").exists():
+        if present(self.folder / "result.json"):
             return "done"
-        return "failed" if (self.folder / "failure.json").exists() else "unfinished"
+        return "failed" if present(self.folder / "failure.json") else "unfinished"
 
     @property
     def lock_file(self) -> Path:
@@ -77,20 +78,44 @@ class Run:
 
     def info(self) -> dict[str, Any]:
         """``run.json``: ``key``, ``settings`` and ``attempts``."""
-        return read_json(self.folder / "run.json")
+        return _read_info(self.folder / "run.json")
 
     def records(self) -> list[dict[str, Any]]:
         """The record of each unit in order, with its ``unit`` (from 1); of a repeated unit the last counts."""
-        last = {record["unit"]: record for record in read_lines(self.folder / "metrics.jsonl")}
+        path = self.folder / "metrics.jsonl"
+        last = {}
+        for number, record in enumerate(read_lines(path), start=1):
+            unit = record.get("unit") if isinstance(record, dict) else None
+            if not isinstance(unit, int):
+                raise StoreError(f"{path}, line {number} is no record of a unit: altered by hand; {FRESH}")
+            last[unit] = record
         return [last[unit] for unit in sorted(last)]
 
     def result(self) -> dict[str, Any]:
         """The final record, with ``metrics``; only a run that is done has one."""
-        return read_json(self.folder / "result.json")
+        remedy = "give the command that trained it again, and it is made anew from the checkpoint"
+        return _fields(self.folder / "result.json", {"metrics": dict}, remedy)
 
     def failure(self) -> dict[str, Any]:
         """Why the last attempt failed: ``unit``, ``time``, ``type``, ``message``, ``traceback``."""
-        return read_json(self.folder / "failure.json")
+        kinds: dict[str, type] = {"unit": int, "type": str, "message": str}
+        return _fields(self.folder / "failure.json", kinds, "give the command that trained it again")
+
+    def damage(self) -> str:
+        """Which file of the run cannot be read, why and what to do; empty for a run that is whole or absent."""
+        try:
+            status = self.status
+            if status != "absent":
+                self.info()
+            if status == "done":
+                self.result()
+        except StoreError as error:
+            return str(error)
+        return ""
+
+    def is_done_and_whole(self) -> bool:
+        """Whether there is nothing left to do."""
+        return not self.damage() and self.status == "done"
 
     def check_settings(self, settings: Any) -> None:
         """Refuse to mix numbers of two different presets of one name.
@@ -103,13 +128,29 @@ class Run:
         """
         if self.status == "absent":
             return
-        made = self.info()["settings"]
+        made = self.info().get("settings")
         if made != settings:
             raise StoreError(
                 f"run {label(self.key)} in {self.folder} was made with other settings than preset "
                 f"{self.key.preset!r} has now ({_difference(made, settings)}): give --fresh to run it anew, "
                 "or raise the experiment's version"
             )
+
+
+def _read_info(path: Path) -> dict[str, Any]:
+    return _fields(path, {"key": dict, "attempts": list}, FRESH)
+
+
+def _fields(path: Path, kinds: Mapping[str, type], remedy: str) -> dict[str, Any]:
+    """A JSON object with fields of the given kinds."""
+    try:
+        data = read_json(path)
+    except StoreError as error:
+        raise StoreError(f"{error}; {remedy}") from error
+    wrong = [name for name, kind in kinds.items() if not isinstance(data, dict) or not isinstance(data.get(name), kind)]
+    if wrong:
+        raise StoreError(f"{path} lacks {', '.join(wrong)}, so that it was altered by hand: {remedy}")
+    return data
 
 
 class Store:
@@ -150,11 +191,16 @@ class Store:
             StoreError: A run's folder does not hold the run that its name says.
         """
         folder = self._folder(experiment, version, preset)
-        for path in sorted(folder.glob("*/seed-*/run.json"), key=lambda p: (p.parts[-3], _seed(p))):
-            made = read_json(path)["key"]
-            run = self.run(key_from_json(made))
-            if run.folder != path.parent:
-                raise StoreError(f"{path} describes {label(run.key)}, which belongs in {run.folder}: move it back")
+        for path in sorted(folder.glob("*/seed-*"), key=lambda p: (p.parts[-2], _seed(p))):
+            file = path / "run.json"
+            if not path.is_dir() or not present(file):
+                continue
+            try:
+                run = self.run(key_from_json(_read_info(file)["key"]))
+            except (OptionError, KeyError) as error:
+                raise StoreError(f"{file} names no run ({error!r}), so that it was altered by hand; {FRESH}") from error
+            if run.folder != path:
+                raise StoreError(f"{file} describes {label(run.key)}, which belongs in {run.folder}: move it back")
             yield run
 
     def presets(self, experiment: str, version: int) -> tuple[str, ...]:
@@ -199,8 +245,14 @@ def accord_version() -> str:
     return metadata.version("accord")
 
 
+def present(path: Path) -> bool:
+    """Whether there is such a file; a StoreError where that may not be known."""
+    with disk("look at", path):
+        return path.exists()
+
+
 def _seed(path: Path) -> int:
-    text = path.parent.name.removeprefix("seed-")
+    text = path.name.removeprefix("seed-")
     return int(text) if text.isdigit() else -1
 
 

@@ -15,7 +15,7 @@ from torch import Tensor
 
 import accord
 from accord.balancers.result import Balance
-from accord.bench import rng
+from accord.bench import checking, generators, rng
 from accord.bench.balancing import make_balancer, place_of
 from accord.bench.problem import Problem, metrics_of, task_specs
 from accord.bench.spec import MethodSpec, derive_seed
@@ -30,7 +30,7 @@ class ProblemTrial:
     task's loss alone, and is judged, and its epoch chosen, by that task.
 
     Args:
-        problem: What to train; it is copied, and the copy is built.
+        problem: What to train; a shallow copy of it is built (``accord.compare`` gives each run a deep one).
         method: ``stl`` with the option ``task``, or a balancer, with the option ``at=features`` to balance at the
             representation.
         seed: Of the initial weights, the batches, the model's own draws and the balancer's.
@@ -38,22 +38,25 @@ class ProblemTrial:
     Raises:
         OptionError: The problem's settings contradict each other, or the method's options do.
         UnknownNameError: ``stl`` names no task of the problem.
-        ShapeError: Losses or metrics are missing, or there are some of unknown tasks.
+        ShapeError: Losses or metrics are missing, not single numbers, or of unknown tasks.
         NonFiniteError: A loss, or a metric, is not finite: training has diverged.
     """
 
     def __init__(self, problem: Problem, method: MethodSpec, seed: int) -> None:
         self.problem = problem = copy.copy(problem)
         self.name = name_of(problem)
+        checking.check_problem(self.name, problem)
         specs = task_specs(problem.tasks)
         self.all = tuple(spec.name for spec in specs)
+        self.every_metric = [name for name, _ in metrics_of(specs)]
         self.tasks = (_stl_task(self.name, method, self.all),) if method.name == "stl" else self.all
         self.metrics = {name: m for name, m in metrics_of(specs) if name.rpartition("/")[0] in self.tasks}
-        self.seed, self.length = seed, _epochs(problem)
+        self.seed, self.length = seed, problem.epochs
         problem.active = self.tasks
         rng.seed(derive_seed(self.name, seed, "build"))
-        problem.training = self.training = problem.build()
+        problem.training = self.training = checking.check_training(self.name, problem.build())
         self.model = self.training.model
+        self.generators = generators.find(problem)
         method, self.place = place_of(method)
         stl = method.name == "stl"
         self.balancer = None if stl else make_balancer(method, self.all, derive_seed(self.name, seed, "balancer"))
@@ -65,7 +68,8 @@ class ProblemTrial:
         self.optimizer = self.training.optimizer or torch.optim.Adam(self.model.parameters(), lr=1e-3)
         if self.balancer is not None and (own := list(self.balancer.parameters())):
             self.optimizer.add_param_group({"params": own, "lr": problem.method_lr})
-        self.scheduler: Any = None if self.training.schedule is None else self.training.schedule(self.optimizer)
+        self.scheduler = self._make_scheduler()
+        self.stepped = self.detailed = False  # whether the first step and details() of this process were looked at
         self.epoch, self.steps, self.seconds = 0, 0, 0.0
         self.best: dict[str, Any] | None = None
         self.last: deque[dict[str, float]] = deque(maxlen=problem.average_last)
@@ -79,8 +83,14 @@ class ProblemTrial:
             begin = time.perf_counter()
             losses, balance = self._step(batch)
             tally.add(losses, balance, time.perf_counter() - begin)
+            if not self.stepped:
+                checking.check_strays(self.name, self.problem, self.model)
+                self.stepped = True
         if not tally.steps:
-            raise ShapeError(f"{self.name}: epoch {self.epoch + 1} had no batch; see the batches that build() returned")
+            raise ShapeError(
+                f"{self.name}: epoch {self.epoch + 1} had no batch: the batches that build() returned are empty, have "
+                "fewer samples than one batch of a loader with drop_last=True, or can be gone through only once"
+            )
         self.epoch += 1
         record = tally.record()
         self.steps += record["steps"]
@@ -90,7 +100,7 @@ class ProblemTrial:
         score = None
         if self.epoch % self.problem.eval_every == 0 or self.epoch > last:
             score = self._evaluate(record)
-        self._schedule(score)
+        self._schedule(score, "metrics" in record)
         return record
 
     def result(self) -> dict[str, Any]:
@@ -101,7 +111,8 @@ class ProblemTrial:
             names = list(self.metrics)
             found = {"metrics": {n: sum(m[n] for m in self.last) / len(self.last) for n in names}, "epoch": self.epoch}
         per_step = self.seconds / max(1, self.steps)
-        return {**found, "steps": self.steps, "seconds_per_step": per_step, **self.problem.details()}
+        details = checking.check_details(self.name, self.problem.details())
+        return {**found, "steps": self.steps, "seconds_per_step": per_step, **details}
 
     def state_dict(self) -> dict[str, Any]:
         """All that later epochs depend on; data and batches follow from the seed."""
@@ -111,6 +122,7 @@ class ProblemTrial:
             "scheduler": None if self.scheduler is None else self.scheduler.state_dict(),
             "balancer": None if self.balancer is None else self.balancer.state_dict(),
             "problem": self.problem.state_dict(),
+            "generators": generators.states(self.generators),
             "progress": {name: getattr(self, name) for name in ("epoch", "steps", "seconds", "best")},
             "last": list(self.last),
         }
@@ -124,6 +136,7 @@ class ProblemTrial:
         if self.balancer is not None:
             self.balancer.load_state_dict(state["balancer"])
         self.problem.load_state_dict(state["problem"])
+        generators.restore(self.generators, state["generators"])
         for name, value in state["progress"].items():
             setattr(self, name, value)
         self.last.extend(state["last"])
@@ -155,43 +168,62 @@ class ProblemTrial:
 
     def _losses(self, batch: Any) -> dict[str, Tensor]:
         found = self.problem.losses(batch)
-        _check(self.name, "losses", found, self.tasks, self.all)
-        return {task: found[task] for task in self.tasks}
+        checking.check_names(self.name, "losses", found, self.tasks, self.all)
+        return {task: checking.check_loss(self.name, task, found[task]) for task in self.tasks}
 
     @torch.no_grad()
     def _evaluate(self, record: dict[str, Any]) -> float | None:
         """Metrics into the record; the validation score, if there is one."""
         self.model.eval()
-        metrics = self._checked("evaluate", self.problem.evaluate())
+        rng.seed(derive_seed(self.name, self.seed, "evaluate"))
+        metrics = self._metrics("evaluate", self.problem.evaluate())
         self.last.append(metrics)
         record["metrics"] = metrics
+        if not self.detailed:  # rather now than after the last epoch
+            checking.check_details(self.name, self.problem.details())
+            self.detailed = True
         found = self.problem.validate()
         if found is None:
             return None
-        record["val_metrics"] = self._checked("validate", found)
-        score = record["score"] = float(self.problem.score(record["val_metrics"]))
+        if self.problem.average_last > 1:
+            raise OptionError(
+                f"{self.name}: validate() chooses the epoch that counts, so average_last={self.problem.average_last} has "
+                "no meaning: leave one of them out"
+            )
+        record["val_metrics"] = self._metrics("validate", found)
+        score = checking.number(self.name, "score()", self.problem.score(record["val_metrics"]))
+        if not math.isfinite(score):
+            raise NonFiniteError(f"{self.name}: score() returned {score}, by which no epoch can be chosen")
+        record["score"] = score
         if self.best is None or score < self.best["score"]:
             self.best = {"metrics": metrics, "val_metrics": record["val_metrics"], "score": score, "epoch": self.epoch}
         return score
 
-    def _checked(self, method: str, found: Mapping[str, float]) -> dict[str, float]:
+    def _metrics(self, method: str, found: Mapping[str, float]) -> dict[str, float]:
         """The metrics of this run's tasks, in order, all finite."""
-        every = [name for name, _ in metrics_of(task_specs(self.problem.tasks))]
-        _check(self.name, method, found, self.metrics, every)
-        values = {name: float(found[name]) for name in self.metrics}
-        bad = [name for name, value in values.items() if not math.isfinite(value)]
-        if bad:
-            raise NonFiniteError(
-                f"{self.name}: {', '.join(bad)} is not finite after epoch {self.epoch}: training diverged; a lower "
-                "learning rate may help"
-            )
-        return values
+        return checking.metrics(self.name, method, found, list(self.metrics), self.every_metric)
 
-    def _schedule(self, score: float | None) -> None:
+    def _make_scheduler(self) -> Any:
+        if self.training.schedule is None:
+            return None
+        scheduler = self.training.schedule(self.optimizer)
+        if not hasattr(scheduler, "step") or not hasattr(scheduler, "state_dict"):
+            raise OptionError(
+                f"{self.name}: schedule(optimizer) returned a {type(scheduler).__name__}; it must return a "
+                "learning-rate scheduler, with step() and state_dict()"
+            )
+        return scheduler
+
+    def _schedule(self, score: float | None, evaluated: bool) -> None:
         """Step the scheduler after an epoch."""
         if isinstance(self.scheduler, torch.optim.lr_scheduler.ReduceLROnPlateau):
             if score is not None:
                 self.scheduler.step(score)
+            elif evaluated:
+                raise OptionError(
+                    f"{self.name}: ReduceLROnPlateau follows the validation score, and validate() returned None: write "
+                    "validate(), or take another schedule"
+                )
         elif self.scheduler is not None:
             self.scheduler.step()
 
@@ -212,17 +244,6 @@ class TrialOf:
         return ProblemTrial(self.problem(preset), method, seed)
 
 
-def _check(name: str, method: str, found: Any, needed: Any, known: Sequence[str]) -> None:
-    """Raise ShapeError unless ``found`` maps all needed names, and known ones alone."""
-    if not isinstance(found, Mapping):
-        raise ShapeError(f"{name}: {method}() returned a {type(found).__name__}; return a dict with {list(known)}")
-    missing = [each for each in needed if each not in found]
-    unknown = [each for each in found if each not in known]
-    if missing or unknown:
-        wrong = [f"lacks {missing}"] * bool(missing) + [f"has {unknown}, which tasks does not name"] * bool(unknown)
-        raise ShapeError(f"{name}: {method}() returned {list(found)}: it {' and '.join(wrong)}")
-
-
 def _stl_task(name: str, method: MethodSpec, tasks: Sequence[str]) -> str:
     task = method.options.get("task")
     if task not in tasks:
@@ -230,16 +251,3 @@ def _stl_task(name: str, method: MethodSpec, tasks: Sequence[str]) -> str:
             f"{name}: method {str(method)!r} names no task; write stl:task=NAME with one of {list(tasks)}"
         )
     return str(task)
-
-
-def _epochs(problem: Problem) -> int:
-    """Check the settings that are numbers of epochs."""
-    for setting in ("epochs", "eval_every", "average_last"):
-        value = getattr(problem, setting, None)
-        if not isinstance(value, int) or value < 1:
-            raise OptionError(f"{name_of(problem)}: {setting}={value!r} must be a whole number from 1 up")
-    if problem.average_last > problem.epochs:
-        raise OptionError(
-            f"{name_of(problem)}: average_last={problem.average_last} is more than the {problem.epochs} epochs"
-        )
-    return problem.epochs

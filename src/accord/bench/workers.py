@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
+import pickle
 import signal
 import threading
 from collections import deque
@@ -18,6 +19,10 @@ from accord.bench.spec import RunKey
 from accord.bench.writing import locked, write_failure
 from accord.errors import AccordError, LockedError, StoreError
 
+TOP_LEVEL = (
+    "define its classes and functions at the top level of a module that can be imported (not in a notebook, at a prompt "
+    "or inside a function, and no lambda among the attributes), or run with jobs=1"
+)
 Advanced = Callable[[RunKey, int, int], None]
 Ended = Callable[[Outcome], None]
 
@@ -53,6 +58,8 @@ def run_parallel(jobs: Sequence[Job], processes: int, advanced: Advanced, ended:
                     workers.remove(worker)
                     ended(_died(worker))
                     continue
+                if isinstance(message, _Unreadable):
+                    raise AccordError(f"a worker process cannot read the run sent to it ({message.cause}): {TOP_LEVEL}")
                 if isinstance(message, tuple) and worker.job:
                     worker.unit = message[0]
                     advanced(worker.job.run.key, *message)
@@ -70,6 +77,13 @@ def run_parallel(jobs: Sequence[Job], processes: int, advanced: Advanced, ended:
             worker.process.join()
 
 
+@dataclass(frozen=True)
+class _Unreadable:
+    """A worker's answer to a run it cannot unpickle."""
+
+    cause: str
+
+
 @dataclass
 class _Worker:
     process: Any
@@ -81,24 +95,28 @@ class _Worker:
     def start(cls) -> _Worker:
         context = multiprocessing.get_context("spawn")
         conn, theirs = context.Pipe()
-        process = context.Process(target=_serve, args=(theirs,), daemon=True)
-        with _deaf_to_interrupts():
-            process.start()
-        theirs.close()  # so that the death of the worker closes the pipe
+        process = context.Process(target=_serve, args=(theirs,))  # a daemon could have no DataLoader with workers
+        try:
+            with _deaf_to_interrupts():
+                process.start()
+        except BaseException:
+            conn.close()  # then it goes home by itself
+            raise
+        finally:
+            theirs.close()  # so that the death of the worker closes the pipe
         return cls(process, conn)
 
     def give(self, job: Job | None) -> None:
         """Send the next job; None lets the worker go home."""
         self.job, self.unit = job, 0
         try:
-            self.conn.send(job)
-        except BrokenPipeError:
-            pass  # it died meanwhile: the next recv() says so
+            data = pickle.dumps(job)  # not conn.send(job): that would put tensors into memory that processes share
         except Exception as error:
-            raise AccordError(
-                f"the experiment's trial or preset cannot be sent to a worker process ({error}): define both "
-                "at the top level of an importable module, or run with jobs=1"
-            ) from error
+            raise AccordError(f"a run cannot be sent to a worker process ({error}): {TOP_LEVEL}") from error
+        try:
+            self.conn.send_bytes(data)
+        except (BrokenPipeError, ConnectionResetError):
+            pass  # it died meanwhile: the next recv() says so
 
 
 def _serve(conn: Connection) -> None:
@@ -112,7 +130,15 @@ def _serve(conn: Connection) -> None:
 
     try:
         conn.send(None)
-        while (job := conn.recv()) is not None:
+        while True:
+            data = conn.recv_bytes()
+            try:
+                job = pickle.loads(data)
+            except Exception as error:  # noqa: BLE001 - whatever an import or a constructor raises; the parent tells it
+                conn.send(_Unreadable(f"{type(error).__name__}: {error}"))
+                return
+            if job is None:
+                return
             conn.send(execute(job, advanced))
     except (OSError, EOFError):
         return

@@ -17,7 +17,7 @@ from typing import Any
 from accord.bench.commit import commit, modified
 from accord.bench.files import LineWriter, disk, write_atomic, write_json
 from accord.bench.store import Run, accord_version, key_to_json, label
-from accord.errors import LockedError, StoreError
+from accord.errors import DependencyError, LockedError, StoreError
 
 
 @contextmanager
@@ -49,6 +49,7 @@ def locked(run: Run) -> Iterator[None]:
     Raises:
         LockedError: Another process holds it.
     """
+    require_locks()
     import filelock
 
     lock = filelock.FileLock(run.lock_file, timeout=0)
@@ -65,6 +66,14 @@ def locked(run: Run) -> Iterator[None]:
         yield
     finally:
         lock.release()
+
+
+def require_locks() -> None:
+    """Raise DependencyError unless the package that locks runs is installed."""
+    try:
+        import filelock  # noqa: F401
+    except ModuleNotFoundError as error:
+        raise DependencyError("keeping runs needs the package filelock: pip install 'accord[bench]'") from error
 
 
 def discard(run: Run) -> None:
@@ -156,7 +165,12 @@ class RunWriter:
                 faults.append(str(error))
                 continue
             self._check_records(saved["unit"])
-            note = f"{'; '.join(faults)}; going on from the one before, unit {saved['unit']}" if faults else ""
+            if not faults:
+                return saved["unit"], saved["state"], ""
+            aside = path.with_name("checkpoint.damaged.pt")  # or the next checkpoint would push the whole one out
+            with disk("rename", path):
+                path.replace(aside)
+            note = f"{faults[0]}; kept as {aside.name}; going on from the one before, unit {saved['unit']}"
             return saved["unit"], saved["state"], note
         if faults:
             raise StoreError(f"{'; '.join(faults)}; no older checkpoint is whole: give --fresh to run it anew")

@@ -1,8 +1,8 @@
 """CelebA in its official layout: 202,599 aligned photographs of faces, 40 binary attributes, the official partition.
 
-The folder holds ``img_align_celeba/*.jpg``, ``list_attr_celeba.txt`` and ``list_eval_partition.txt``, each either in it or
-in the official archive's subfolders ``Img``, ``Anno`` and ``Eval``. The data are the user's to bring: their terms forbid
-to pass them on.
+The folder holds ``img_align_celeba/*.jpg``, ``list_attr_celeba.txt`` and ``list_eval_partition.txt``, each either in it
+or in the official archive's subfolders ``Img``, ``Anno`` and ``Eval``. The data are the user's to bring: their terms
+forbid to pass them on.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ COUNTS = {"train": 162_770, "val": 19_867, "test": 19_962}
 SIZE = (178, 218)
 """Width and height of the aligned images."""
 REMEDY = (
-    "Get CelebA from https://mmlab.ie.cuhk.edu.hk/projects/CelebA.html (for non-commercial research, not to be passed on): "
-    f"Img/img_align_celeba.zip, unpacked, Anno/list_attr_celeba.txt and Eval/list_eval_partition.txt; set {VARIABLE} to "
-    "the folder that holds them, and try `accord data check FOLDER`."
+    "Get CelebA from https://mmlab.ie.cuhk.edu.hk/projects/CelebA.html (for non-commercial research, not to be passed "
+    "on): Img/img_align_celeba.zip, unpacked, Anno/list_attr_celeba.txt and Eval/list_eval_partition.txt; set "
+    f"{VARIABLE} to the folder that holds them, and try `accord data check FOLDER`."
 )
 
 ATTRIBUTES = (
@@ -200,8 +200,8 @@ def _read_splits(
         raise DataError(f"celeba: {folder}: {error.strerror or error}. {REMEDY}") from error
     if missing:
         raise DataError(
-            f"celeba: {folder} lacks {len(missing):,} of the {len(names):,} images that {attributes[0].name} lists, such "
-            f"as {min(missing)}. {REMEDY}"
+            f"celeba: {folder} lacks {len(missing):,} of the {len(names):,} images that {attributes[0].name} lists, "
+            f"such as {min(missing)}. {REMEDY}"
         )
     splits = {}
     for code, split in enumerate(SPLITS):
@@ -233,8 +233,8 @@ def _read_attributes(path: Path) -> tuple[list[str], np.ndarray]:
         values.append([value == "1" for value in row])
     if len(names) != int(count) or len(set(names)) < len(names):
         raise DataError(
-            f"celeba: {path} announces {int(count):,} images and lists {len(names):,}, {len(set(names)):,} of them with "
-            f"names of their own: it was cut off or altered. {REMEDY}"
+            f"celeba: {path} announces {int(count):,} images and lists {len(names):,}, {len(set(names)):,} of them "
+            f"with names of their own: it was cut off or altered. {REMEDY}"
         )
     return names, np.array(values, np.uint8).reshape(-1, len(ATTRIBUTES))
 
@@ -256,8 +256,8 @@ def _read_partition(path: Path, names: list[str]) -> np.ndarray:
     odd = set(codes).symmetric_difference(names)
     if odd:
         raise DataError(
-            f"celeba: {path} lists {len(codes):,} images, {_ATTRIBUTE_LIST} {len(names):,}, and {len(odd):,} are in one "
-            f"of them only, such as {min(odd)}. {REMEDY}"
+            f"celeba: {path} lists {len(codes):,} images, {_ATTRIBUTE_LIST} {len(names):,}, and {len(odd):,} are in "
+            f"one of them only, such as {min(odd)}. {REMEDY}"
         )
     return np.array([codes[name] for name in names], np.int64)
 

@@ -90,8 +90,8 @@ def _verify(file: Path, shape: tuple[int, ...], stamp: tuple[int, int]) -> None:
     digest = hashlib.sha256(np.ascontiguousarray(array).data).hexdigest()
     if array.dtype != np.uint8 or array.shape != shape or note != _said(digest, shape):
         raise DataError(
-            f"celeba: the cache file {file} was altered: {array.dtype} {array.shape}, where uint8 {shape} is needed, or "
-            f"its checksum is not that of {_note(file).name}; {_REDO}"
+            f"celeba: the cache file {file} was altered: {array.dtype} {array.shape}, where uint8 {shape} is needed, "
+            f"or its checksum is not that of {_note(file).name}; {_REDO}"
         )
 
 
@@ -125,8 +125,8 @@ def _decode(file: Path, split: Split, size: int, show: bool) -> None:
     except (OSError, StoreError) as error:
         cause = error if isinstance(error, StoreError) else error.strerror or error
         raise DataError(
-            f"celeba: cannot write the cache file {file}: {cause}; it needs {len(split) * 3 * size * size / 1e9:.2f} GB: "
-            "set ACCORD_CACHE to a folder that is yours and has room, or set cache=False to decode in every epoch"
+            f"celeba: cannot write the cache file {file}: {cause}; it needs {len(split) * 3 * size * size / 1e9:.2f} "
+            "GB: set ACCORD_CACHE to a folder that is yours and has room, or set cache=False to decode in every epoch"
         ) from error
 
 

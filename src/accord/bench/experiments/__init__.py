@@ -29,6 +29,7 @@ _BUILT_IN = {
     "multi-fashion-mnist": "accord.bench.experiments.multi_fashion_mnist",
     "rooms": "accord.bench.experiments.rooms",
     "toxcast40": "accord.bench.experiments.toxcast40",
+    "celeba": "accord.bench.experiments.celeba",
 }
 _EXTRAS = {
     "toy": "bench",
@@ -40,6 +41,7 @@ _EXTRAS = {
     "multi-fashion-mnist": "experiments",
     "rooms": "experiments",
     "toxcast40": "experiments",
+    "celeba": "experiments",
 }
 
 

@@ -13,8 +13,8 @@ from accord.bench.trial import TrialOf
 
 # CAGrad's appendix B.1: the shrunk LeNet, Adam at 1e-3 with weight decay 0.01, 50 epochs, a batch of 256, 120,000 pairs
 # of 36 × 36 to train on and 20,000 to test on; no validation set. Not published there: how the pairs are made, which
-# image lies where, and how pixels are normalised. The article at the top left, the digit in the corner, two partners for
-# each article and MNIST's mean are ours.
+# image lies where, and how pixels are normalised. The article at the top left, the digit in the corner, two partners
+# for each article and MNIST's mean are ours.
 PUBLISHED = MultiMnistPreset(
     name="multi-fashion-mnist",
     left="fashion",

@@ -16,8 +16,8 @@ PUBLISHED = MultiMnistPreset(device="auto")
 
 PRESETS = {
     "smoke": MultiMnistPreset(train=700, validation=100, test=200, epochs=2, batch=50, lr=5e-2),
-    # A third of the digits, a fifth of the epochs and of the intervals at which the learning rate falls, half the batch;
-    # the largest of the paper's six rates, because with 1e-2 so few steps do not come far.
+    # A third of the digits, a fifth of the epochs and of the intervals at which the learning rate falls, half the
+    # batch; the largest of the paper's six rates, because with 1e-2 so few steps do not come far.
     "laptop": MultiMnistPreset(
         train=22_000, validation=2_000, epochs=20, batch=128, lr=5e-2, lr_every=2, lr_early=0, eval_every=2
     ),

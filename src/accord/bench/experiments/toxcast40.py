@@ -3,9 +3,9 @@
 No paper has this protocol, it is ours: ECFP4 fingerprints, a fully connected trunk, a linear head and the binary
 cross-entropy for each assay, and the test metrics of the epoch with the best mean validation AUC.
 
-Few molecules are active (22 % in the first assay, 4 % in the last), so a fixed threshold of ½ calls few of them active, and
-F1 then says more about the threshold than about the ranking. F1 is therefore taken at the threshold that has the best F1
-on the validation set, each assay its own. AUC needs no threshold.
+Few molecules are active (22 % in the first assay, 4 % in the last), so a fixed threshold of ½ calls few of them active,
+and F1 then says more about the threshold than about the ranking. F1 is therefore taken at the threshold that has the
+best F1 on the validation set, each assay its own. AUC needs no threshold.
 """
 
 from __future__ import annotations

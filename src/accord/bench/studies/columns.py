@@ -28,9 +28,11 @@ def over_seeds(measure: Callable[[Run], float | None]) -> Callable[[Line], Cell]
 
 
 def share(outcome: str) -> Callable[[Run], float | None]:
-    """The share of a run's steps with that outcome, in percent."""
+    """The share of a run's steps with that outcome, in percent; None where no step has a certificate."""
 
     def of(run: Run) -> float | None:
+        if all(record.get("residual") is None for record in run.records()):
+            return None
         counts = [record.get("outcomes") or {} for record in run.records()]
         total = sum(sum(each.values()) for each in counts)
         return 100.0 * sum(each.get(outcome, 0) for each in counts) / total if total else None

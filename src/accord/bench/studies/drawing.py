@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from accord.bench.plots import INK, PALETTE, SOFT, line_style, save, style
+from accord.bench.spec import MethodSpec
 from accord.bench.studies.columns import time_over_ls
 from accord.bench.studies.study import Line, StudyReport
 
@@ -56,7 +57,7 @@ def curves(report: StudyReport) -> Figure | None:
     for i, group in enumerate(groups):
         mine = [line for line in rows if line.setting.group == group]
         look = {**line_style(i), "marker": MARKERS[i % len(MARKERS)], "markersize": 4}
-        _line(left, mine, places, look, group)
+        _line(left, mine, places, look, group or MethodSpec.parse(mine[0].method).name)
         costs = [time_over_ls(line) for line in mine]
         if all(cost is not None for cost in costs):
             right.plot([places[line.setting.value] for line in mine], costs, **look)
@@ -73,7 +74,7 @@ def curves(report: StudyReport) -> Figure | None:
         axes.grid(axis="y")
     left.set_ylabel("Δm (%), lower is better")
     right.set_ylabel("time of a step (LS = 1)")
-    right.set_yscale("log")
+    right.set_ylim(bottom=0.0)
     left.set_title(f"{report.experiment.name}, preset {report.preset}")
     figure.legend(*left.get_legend_handles_labels(), loc="outside right center", fontsize=8)
     return figure
@@ -94,7 +95,14 @@ def against_cost(report: StudyReport) -> Figure | None:
     axes = figure.subplots()
     for i, (cost, delta, name) in enumerate(points):
         colour = PALETTE[i % len(PALETTE)]
-        axes.errorbar(cost, delta.mean, yerr=delta.error, fmt=MARKERS[i % len(MARKERS)], color=colour, label=name)
+        axes.errorbar(
+            cost,
+            delta.mean,
+            yerr=delta.error,
+            fmt=MARKERS[(i + i // len(MARKERS)) % len(MARKERS)],
+            color=colour,
+            label=name,
+        )
     front = _front([(cost, delta.mean) for cost, delta, _ in points])
     axes.plot(*zip(*front, strict=True), color=SOFT, linewidth=0.8, zorder=0)
     axes.set_xlabel("time of a step (LS = 1)")
@@ -125,6 +133,6 @@ def _line(axes: Axes, lines: Sequence[Line], places: dict[str, int], look: dict,
         capsize=2,
         ecolor=INK,
         elinewidth=0.7,
-        label=label or "Δm",
+        label=label,
         **look,
     )

@@ -101,7 +101,8 @@ def table_of(title: str, knob: str, columns: Sequence[Column], lines: Sequence[L
     several = any(line.setting.group for line in lines)
     cells = {column: [column.measure(line) for line in lines] for column in columns}
     shown = [column for column in columns if any(cell is not None for cell in cells[column])]
-    first = [(*((line.setting.group,) if several else ()), line.setting.value) for line in lines]
+    named = [(each.group, each.value) if each.group else (each.value, "") for each in (line.setting for line in lines)]
+    first = named if several else [(line.setting.value,) for line in lines]
     headings = (*(("method",) if several else ()), knob, *(column.heading for column in shown))
     forms = (*(("",) if several else ()), "", *(column.form for column in shown))
     body = [(*names, *(cells[column][i] for column in shown)) for i, names in enumerate(first)]
