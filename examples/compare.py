@@ -13,6 +13,8 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import accord
 
+TASKS = {"left": {"accuracy": "max"}, "right": {"accuracy": "max"}, "sum": {"abs_err": "min"}}
+
 
 def pairs(images, digits, count):
     """Overlay two digits, one shifted to the left and one to the right: (N, 96), and the two labels (N, 2)."""
@@ -23,40 +25,40 @@ def pairs(images, digits, count):
 
 
 class Pairs(accord.Problem):
-    """Three tasks of one network; the first two are judged by accuracy, the third by its absolute error."""
+    """One trunk, three heads: the left digit, the right digit, and the sum of both."""
 
-    tasks = {"left": {"accuracy": "max"}, "right": {"accuracy": "max"}, "sum": {"abs_err": "min"}}
-    epochs = 8
+    tasks, epochs = TASKS, 5
 
     def __init__(self):
         data = load_digits()
         images, digits = torch.tensor(data.images / 16).float(), torch.tensor(data.target)
-        self.train, self.test = pairs(images[:1200], digits[:1200], 4000), pairs(images[1200:], digits[1200:], 1000)
+        self.train, self.test = pairs(images[:1200], digits[:1200], 2000), pairs(images[1200:], digits[1200:], 1000)
 
     def build(self):
+        """The network and its batches; the global generators are seeded before."""
         trunk = nn.Sequential(nn.Linear(96, 128), nn.ReLU(), nn.Linear(128, 64), nn.ReLU())
-        heads = nn.ModuleDict({"left": nn.Linear(64, 10), "right": nn.Linear(64, 10), "sum": nn.Linear(64, 1)})
+        heads = nn.ModuleDict({task: nn.Linear(64, 1 if task == "sum" else 10) for task in TASKS})
         self.net = nn.ModuleDict({"trunk": trunk, "heads": heads})
-        batches = DataLoader(self.train, batch_size=100, shuffle=True)
-        return accord.Training(self.net, batches, shared=trunk, features=trunk)
+        return accord.Training(self.net, DataLoader(self.train, batch_size=50, shuffle=True), shared=trunk)
 
     def outputs(self, x):
+        """One tensor a task, (N, 10) or (N, 1)."""
         features = self.net["trunk"](x)
-        return {task: self.net["heads"][task](features) for task in self.active}
+        return (self.net["heads"][task](features) for task in TASKS)
 
     def losses(self, batch):
-        y, targets = self.outputs(batch[0]), {"left": batch[1][:, 0], "right": batch[1][:, 1]}
-        sums = {"sum": l1_loss(y["sum"][:, 0], batch[1].sum(1).float())} if "sum" in y else {}
-        return {task: cross_entropy(y[task], targets[task]) for task in y if task != "sum"} | sums
+        """One scalar a task."""
+        (left, right, total), digits = self.outputs(batch[0]), batch[1]
+        error = l1_loss(total[:, 0], digits.sum(1).float())
+        return {"left": cross_entropy(left, digits[:, 0]), "right": cross_entropy(right, digits[:, 1]), "sum": error}
 
     def evaluate(self):
-        x, digits = self.test.tensors
-        y, sums, found = self.outputs(x), digits.sum(1), {}
-        for side, task in enumerate(("left", "right")):
-            if task in y:
-                found[f"{task}/accuracy"] = (y[task].argmax(1) == digits[:, side]).float().mean()
-        return found | ({"sum/abs_err": (y["sum"][:, 0] - sums).abs().mean()} if "sum" in y else {})
+        """The metrics on the test set."""
+        (left, right, total), digits = self.outputs(self.test.tensors[0]), self.test.tensors[1]
+        hits = (torch.stack([left, right], dim=1).argmax(2) == digits).float().mean(0)
+        error = (total[:, 0] - digits.sum(1)).abs().mean()
+        return {"left/accuracy": hits[0], "right/accuracy": hits[1], "sum/abs_err": error}
 
 
 if __name__ == "__main__":
-    print(accord.compare(Pairs(), methods=["stl", "ls", "uw", "nash-mtl"], seeds=[0, 1]))
+    print(accord.compare(Pairs(), methods=["stl", "ls", "nash-mtl"], seeds=[0, 1]))

@@ -90,6 +90,14 @@ def test_run_ends_with_the_table_and_the_figures(capsys, tmp_path):
     assert "4 runs, 4 of them done before" in err
 
 
+def test_a_seed_given_twice_is_told_before_anything_runs(capsys):
+    code, out, err = accord(capsys, "run", QUADRATIC, "--preset", "smoke", "--seeds", "0", "1", "0")
+    assert (code, out) == (2, "")
+    assert err.startswith("accord: seed 0 is given twice")
+    assert "give each seed once" in err
+    assert not Path("runs").exists()
+
+
 def test_no_report_prints_nothing(capsys):
     arguments = ["--preset", "smoke", "--methods", "stl:task=left", "--seeds", "0", "1", "--store", "mine"]
     code, out, _ = accord(capsys, "run", QUADRATIC, *arguments, "--no-report")

@@ -245,6 +245,26 @@ def test_the_list_has_every_item(capsys):
     assert out == ""
 
 
+def test_a_study_has_its_own_methods_and_no_csv(capsys):
+    code, _, err = accord(capsys, "nash-mtl/figure-4", "--methods", "ls")
+    assert code == 2
+    assert "shown by the study update-every" in err
+    code, _, err = accord(capsys, "nash-mtl/figure-4", "--format", "csv")
+    assert code == 2
+    assert "no csv" in err
+    code, out, _ = accord(capsys, "nash-mtl/figure-4", "--no-run", "--store", "none")
+    assert code == 0
+    assert "Without --no-run, the study update-every shows this on qm9." in out
+
+
+def test_missing_data_are_told_with_what_can_be_done_without_them(capsys, monkeypatch):
+    monkeypatch.delenv("ACCORD_NYUV2", raising=False)
+    code, _, err = accord(capsys, "nash-mtl/table-2", "--methods", "ls")
+    assert code == 2
+    assert "ACCORD_NYUV2" in err
+    assert "The same on other data: --on rooms" in err
+
+
 def test_a_wrong_id_suggests_the_right_one(capsys):
     code, _, err = accord(capsys, "nash-mtl/tabel-2")
     assert code == 2
@@ -306,3 +326,12 @@ def test_a_qm9_table_from_nothing(capsys, tmp_path, monkeypatch):
     code, out, _ = accord(capsys, "nash-mtl/table-1", "--preset", "smoke", "--no-run", "--store", "runs")
     assert code == 0
     assert out.count("smoke, 1 seed") == 2
+    # the single-task runs serve a figure that a study shows as well
+    code, out, err = accord(capsys, "nash-mtl/figure-8", "--preset", "smoke", "--store", "runs", "--format", "json")
+    assert code == 0
+    assert "16 runs, 12 of them done before" in err or "stl" not in err
+    data = json.loads(out)
+    assert data["study"]["study"] == "singular-value"
+    assert "nash-mtl" in {row[0] for row in data["study"]["tables"][0]["rows"]}
+    assert data["pictures"] == ["runs/figures/qm9-smoke/studies/singular-value.png"]
+    assert (tmp_path / data["pictures"][0]).stat().st_size > 5000

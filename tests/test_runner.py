@@ -52,8 +52,8 @@ def test_stl_stands_for_one_run_per_task(experiment):
     ]
 
 
-def test_a_run_asked_for_twice_is_one_run(experiment):
-    assert len(plan(experiment, "smoke", ["stl", LEFT, "cagrad:c=0.4", "cagrad:c=.4"], [0, 0])) == 3
+def test_a_method_asked_for_twice_is_one_run(experiment):
+    assert len(plan(experiment, "smoke", ["stl", LEFT, "cagrad:c=0.4", "cagrad:c=.4"], [0])) == 3
 
 
 @pytest.mark.parametrize(
@@ -66,6 +66,12 @@ def test_a_run_asked_for_twice_is_one_run(experiment):
         (("smoke", ["stl:task=lef"], [0]), UnknownNameError, "did you mean 'left'"),
         (("smoke", ["stl:tsk=left"], [0]), OptionError, "only option: task"),
         (("smoke", ["ls"], [-1]), OptionError, "non-negative"),
+        (("smoke", ["ls"], [0.5]), OptionError, "non-negative integers"),
+        (("smoke", ["ls"], [True]), OptionError, "non-negative integers"),
+        (("smoke", ["ls"], [0, 1, 0]), OptionError, "seed 0 is given twice.*each seed once"),
+        (("smoke", ["ls"], 3), OptionError, "seeds=3: give a list"),
+        (("smoke", "ls", [0]), OptionError, r"give a list of them, as in methods=\['ls'\]"),
+        (("smoke", [7], [0]), OptionError, "7 is no text"),
         (("smoke", [], [0]), OptionError, "nothing to run"),
     ],
 )

@@ -161,6 +161,28 @@ def test_settings_that_make_no_sense_are_told(change, message):
         mtan_problem(preset)
 
 
+@pytest.mark.parametrize("network", ["segnet", "mtan"])
+def test_the_networks_learn_scenes_by_heart(network):
+    base = load("nyuv2").presets["smoke"]
+    preset = dataclasses.replace(
+        base,
+        network=network,
+        train=2,
+        test=2,
+        size=(16, 24),
+        widths=(8, 8),
+        augment=False,
+        epochs=60,
+        eval_every=60,
+        lr=5e-3,
+    )
+    load("nyuv2").prepare(preset)
+    run = trial("nyuv2", "ls", preset)
+    losses = [run.advance()["train_loss"] for _ in range(run.length)]
+    for task in ("seg", "depth", "normal"):
+        assert losses[-1][task] < losses[0][task] / 2, task
+
+
 def test_scenes_of_another_size_are_told():
     scenes = Held([{"image": torch.rand(3, 8, 8), "depth": torch.rand(1, 8, 9)}])
     settings = SceneSettings(classes=2, tasks=("depth",), size=(8, 8), widths=(2, 2), epochs=1, average_last=1)

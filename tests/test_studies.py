@@ -80,6 +80,11 @@ def test_every_study_runs_and_its_table_holds_what_the_runs_hold(name: str, stor
     for line in report.lines:
         metrics = [found(store, line.method, seed).result()["metrics"] for seed in seeds]
         assert line.row is not None
+        if not report.study.measured:
+            assert {name: value.mean for name, value in line.row.metrics.items()} == pytest.approx(
+                {name: sum(m[name] for m in metrics) / len(seeds) for name in HIGHER}
+            )
+            continue
         assert line.row.delta_m is not None
         assert line.row.delta_m.mean == pytest.approx(sum(delta_m(m, base, HIGHER) for m in metrics) / len(seeds))
     paths = studies.draw_study(report, tmp_path)
@@ -103,12 +108,9 @@ def test_a_second_call_trains_nothing_and_says_the_same(store: Path) -> None:
 
 
 def test_updating_at_every_step_is_the_plain_method_bit_for_bit(tmp_path: Path) -> None:
-    run(
-        EXPERIMENT, "smoke", ["nash-mtl", "nash-mtl:update_every=1", "nash-mtl:update_every=2"], (0,), tmp_path / "runs"
-    )
-    plain, every, second = (
-        found(tmp_path / "runs", m) for m in ("nash-mtl", "nash-mtl:update_every=1", "nash-mtl:update_every=2")
-    )
+    methods, store = ("nash-mtl", "nash-mtl:update_every=1", "nash-mtl:update_every=2"), tmp_path / "runs"
+    run(EXPERIMENT, "smoke", methods, (0,), store)
+    plain, every, second = (found(store, method) for method in methods)
     assert timeless(every.result()) == timeless(plain.result())
     assert timeless(every.records()) == timeless(plain.records())
     assert timeless(second.result()) != timeless(plain.result())
@@ -120,10 +122,10 @@ def test_update_every_solves_as_seldom_as_it_says(store: Path) -> None:
     place = table.headings.index("solves (% of steps)")
     solves = {row[0]: row[place] for row in table.rows}
     steps = 6  # three epochs of two batches
-    assert solves["1"] == Value(100.0)
-    assert isinstance(solves["5"], Value)
-    assert solves["5"].mean == pytest.approx(100 * 2 / steps)
-    assert solves["50"] == Value(100.0 * 1 / steps)
+    for value, wanted in (("1", steps), ("5", 2), ("50", 1)):
+        cell = solves[value]
+        assert isinstance(cell, Value)
+        assert cell.mean == pytest.approx(100 * wanted / steps)
     assert solves["ls"] is None
 
 

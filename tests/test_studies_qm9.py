@@ -42,7 +42,9 @@ NAMES = [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) f
 def test_a_study_runs_on_qm9_and_draws_its_figures(name: str, store: Path, tmp_path: Path) -> None:
     report = studies.run_study(studies.load(name), SHORT, "smoke", (0,), store)
     assert report.failed == ()
-    assert all(line.row is not None and line.row.delta_m is not None for line in report.lines)
+    assert all(line.row is not None for line in report.lines)
+    if report.study.measured:
+        assert all(line.row.delta_m is not None for line in report.lines if line.row is not None)
     drawn = {path.stem for path in studies.draw_study(report, tmp_path)}
     assert drawn >= {stem for stem, _ in report.study.figures} - {"ccp-progress"}  # one epoch is no progress
 

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from numbers import Real
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -36,8 +37,8 @@ def check_problem(name: str, problem: Problem) -> None:
     own = type(problem)
     if own.state_dict is not Problem.state_dict and own.load_state_dict is Problem.load_state_dict:
         raise OptionError(
-            f"{name}: {own.__name__} has a state_dict() but no load_state_dict(state), so that an interrupted run could "
-            "not go on: write both"
+            f"{name}: {own.__name__} has a state_dict() but no load_state_dict(state), so that an interrupted run "
+            "could not go on: write both"
         )
 
 
@@ -49,7 +50,8 @@ def check_training(name: str, training: Any) -> Training:
     """
     if not isinstance(training, Training):
         raise OptionError(
-            f"{name}: build() returned a {type(training).__name__}; return accord.Training(model=…, batches=…, shared=…)"
+            f"{name}: build() returned a {type(training).__name__}; it must return accord.Training(model=…, batches=…, "
+            "shared=…)"
         )
     model = training.model
     if not isinstance(model, nn.Module):
@@ -158,8 +160,8 @@ def check_loss(name: str, task: str, loss: Any) -> Tensor:
         raise ShapeError(f"{name}: losses()[{task!r}] is a {type(loss).__name__}; return the tensor, without .item()")
     if loss.numel() != 1:
         raise ShapeError(
-            f"{name}: losses()[{task!r}] has shape {tuple(loss.shape)}; a loss is one number, such as the mean over the "
-            "batch"
+            f"{name}: losses()[{task!r}] has shape {tuple(loss.shape)}; a loss is one number, such as the mean over "
+            "the batch"
         )
     if not loss.requires_grad:
         raise ShapeError(
@@ -174,8 +176,7 @@ def number(name: str, what: str, value: Any) -> float:
     Raises:
         ShapeError: It is not one number.
     """
-    one = hasattr(value, "item") and getattr(value, "size", 1) == 1 or isinstance(value, Tensor) and value.numel() == 1
-    if one and not isinstance(value, Real):
+    if (isinstance(value, Tensor) and value.numel() == 1) or (isinstance(value, np.ndarray) and value.size == 1):
         value = value.item()
     if not isinstance(value, Real):
         shape = f" of shape {tuple(value.shape)}" if hasattr(value, "shape") else ""

@@ -10,7 +10,6 @@ import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -24,6 +23,7 @@ except ModuleNotFoundError as missing:
         f"accord: the command line needs the package {missing.name!r}: pip install 'accord[bench]'"
     ) from missing
 
+from accord.bench.reproduce_verb import ReproduceVerb
 from accord.bench.study_verb import StudyVerb
 
 if TYPE_CHECKING:
@@ -135,63 +135,6 @@ class ReportVerb:
 
 
 @dataclass(frozen=True)
-class Reproduce:
-    """Put a published table or figure beside ours: what the store has not is run first.
-
-    Without an id: the list of all tables and figures. Ours are means over all seeds in the store.
-    """
-
-    item: Positional[Annotated[str, arg(metavar="ID")]] = ""
-    """Such as nash-mtl/table-2."""
-    preset: str = "laptop"
-    """Of the experiment: smoke (seconds), laptop (minutes) or paper (the published protocol)."""
-    methods: Annotated[tuple[str, ...], arg(metavar="ROW ...", help_behavior_hint="(default: all rows)")] = ()
-    """Run these rows only, by their name in the table or as method specs."""
-    seeds: Seeds = (0,)
-    """One run a method for each."""
-    store: Folder = Path("runs")
-    """Where runs are kept."""
-    jobs: int = 1
-    """How many runs to train at a time, each in a process of its own."""
-    on: Annotated[str | None, arg(metavar="EXPERIMENT")] = None
-    """Other data under the same columns, such as rooms in the place of nyuv2."""
-    run: bool = True
-    """Whether to run what is missing; --no-run shows what the store has."""
-    format: Literal["table", "markdown", "csv", "json"] = "table"
-    """table is for people, csv and json keep every digit."""
-    out: Annotated[Path | None, arg(metavar="FILE")] = None
-    """Write to a file instead of the terminal."""
-
-    def __call__(self) -> int:
-        """Run, then show; exit code 1 if a run failed."""
-        from accord.bench import published, reproduce, reproduce_list, reproduce_text
-        from accord.bench.progress import shown
-
-        if not self.item:
-            forms = reproduce_list.FORMS
-            return _print(forms, self.format, self.out, lambda: reproduce_list.print_table(_console()))
-        item = published.load(self.item)
-        if self.run:
-            progress = shown(_console(stderr=True))
-            try:
-                side = reproduce.reproduce(
-                    item, self.preset, self.methods, self.seeds, self.store, self.jobs, self.on, progress
-                )
-            except KeyboardInterrupt:
-                _say("stopped; what is done is kept, and the same command goes on from the checkpoints")
-                return INTERRUPTED
-        else:
-            side = reproduce.side_by_side(item, self.preset, self.store, self.on)
-        side = reproduce.draw_pictures(side, self.store)
-        forms = {name: partial(form, side) for name, form in reproduce_text.FORMS.items()}
-        _print(forms, self.format, self.out, lambda: reproduce_text.print_side_by_side(side, _console()))
-        failed = [outcome for outcome in side.outcomes if outcome.status == "failed"]
-        for outcome in failed:
-            _say(f"{outcome.key.method} seed {outcome.key.seed} failed: {outcome.cause}")
-        return FAILED if failed else OK
-
-
-@dataclass(frozen=True)
 class Plot:
     """Draw the figures of an experiment: Δm, task weights and conflict over time, and its own."""
 
@@ -292,7 +235,7 @@ Verb = (
     | Annotated[Run, subcommand("run")]
     | Annotated[ReportVerb, subcommand("report")]
     | Annotated[Plot, subcommand("plot")]
-    | Annotated[Reproduce, subcommand("reproduce")]
+    | Annotated[ReproduceVerb, subcommand("reproduce")]
     | Annotated[StudyVerb, subcommand("study")]
     | Annotated[Data, subcommand("data")]
     | Annotated[Solve, subcommand("solve")]

@@ -59,7 +59,7 @@ def _plain(value: Any, depth: int, seen: dict[int, str]) -> Any:
     if isinstance(value, enum.Enum | PurePath | torch.dtype | torch.device | complex | bytes):
         return str(value)
     if isinstance(value, np.generic):
-        return _plain(value.item(), depth, above)
+        return _plain(value.item(), depth, seen)
     if id(value) in seen:
         return seen[id(value)]
     if isinstance(value, Tensor | np.ndarray):
@@ -125,9 +125,12 @@ def _collect(value: Any, stop: set[type], texts: dict[str, str]) -> None:
         for name, used in _used(function):
             if isinstance(used, bool | int | float | str | bytes | tuple | None):
                 texts[f"{key} uses {name}"] = repr(used)
-            elif isinstance(used, type | FunctionType | functools.partial) or hasattr(used, "__wrapped__"):
-                if not isinstance(used, type) or used not in stop:
-                    _collect(used, stop, texts)
+            elif (isinstance(used, type) and used not in stop) or _is_function(used):
+                _collect(used, stop, texts)
+
+
+def _is_function(value: Any) -> bool:
+    return isinstance(value, FunctionType | functools.partial) or hasattr(value, "__wrapped__")
 
 
 def _functions(member: Any) -> Iterator[FunctionType]:
@@ -200,10 +203,10 @@ def _text(value: Any) -> str:
     try:
         source = textwrap.dedent(inspect.getsource(value))
     except (OSError, TypeError):
-        functions = (
-            [value] if isinstance(value, FunctionType) else [f for m in vars(value).values() for f in _functions(m)]
-        )
-        return repr([_compiled(function.__code__) for function in functions])
+        constants = {}
+        if isinstance(value, type):
+            constants = {n: _plain(v, 0, {}) for n, v in vars(value).items() if not callable(v) and n[:2] != "__"}
+        return repr([constants, *(_compiled(function.__code__) for function in _functions(value))])
     try:
         tree = ast.parse(source)
     except SyntaxError:  # a lambda in the middle of a call
@@ -218,7 +221,12 @@ def _text(value: Any) -> str:
 
 
 def _compiled(code: CodeType) -> Any:
-    constants = [_compiled(c) if isinstance(c, CodeType) else repr(c) for c in code.co_consts]
+    constants: list[Any] = []
+    for constant in code.co_consts:
+        if isinstance(constant, CodeType):
+            constants.append(_compiled(constant))
+        else:  # the order of a set of texts differs from process to process
+            constants.append(sorted(map(repr, constant)) if isinstance(constant, frozenset) else repr(constant))
     return [code.co_name, code.co_code.hex(), code.co_names, constants]
 
 

@@ -69,11 +69,7 @@ def restore(generators: Mapping[str, Any], saved: Mapping[str, Any]) -> None:
 
 def _parts(value: Any) -> Iterator[tuple[str, Any]]:
     """What an object is made of; nothing for data and code."""
-    if (
-        isinstance(value, Tensor | np.ndarray | type | str | bytes | torch.optim.Optimizer)
-        or callable(value)
-        and not hasattr(value, "__dict__")
-    ):
+    if isinstance(value, Tensor | np.ndarray | type | str | bytes | torch.optim.Optimizer):
         return
     if isinstance(value, Mapping):
         if len(value) <= MOST:

@@ -1,10 +1,11 @@
-"""A published table beside ours: what must run for it, and the two side by side."""
+"""A published table beside ours: what must run for it, and the two side by side; for some figures, a study."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
 
 from accord.bench import experiments
 from accord.bench.execute import Outcome
@@ -16,7 +17,12 @@ from accord.bench.reproduce_plan import applies, experiment_of, methods_of
 from accord.bench.runner import check_preset, run
 from accord.bench.spec import Experiment
 from accord.bench.spelling import spelled
-from accord.errors import DataError, DependencyError, UnknownNameError
+from accord.errors import DataError, DependencyError, OptionError, UnknownNameError
+
+if TYPE_CHECKING:
+    from accord.bench.studies import StudyReport
+
+Result = TypeVar("Result")
 
 MOST = 12
 """A figure whose experiment has more metrics than this is told by mean rank and Δm alone."""
@@ -68,6 +74,7 @@ class SideBySide:
         remarks: What a reader must know about the whole.
         pictures: Figures drawn from our runs.
         outcomes: What became of the runs that were asked for.
+        study: What stands in the place of a table, for a figure that a study of this library shows.
     """
 
     item: Item
@@ -78,6 +85,7 @@ class SideBySide:
     remarks: tuple[str, ...]
     pictures: tuple[Path, ...] = ()
     outcomes: tuple[Outcome, ...] = ()
+    study: StudyReport | None = None
 
 
 def reproduce(
@@ -108,18 +116,55 @@ def reproduce(
         DependencyError: A package is not installed.
     """
     experiment = experiment_of(item, on)
-    outcomes: list[Outcome] = []
-    if experiment is not None:
-        check_preset(experiment, preset)
-        specs = list(spelled(methods_of(item, experiment, methods), experiment, preset, store).values())
-        try:
-            outcomes = run(experiment, preset, specs, seeds, store, jobs, progress=progress) if specs else []
-        except DataError as error:
-            others = [name for name in item.on if name != on and name in experiments.names()]
-            if not others:
-                raise
-            raise DataError(f"{error}\nThe same table on other data: --on {' or --on '.join(others)}") from error
+    if experiment is None:
+        return side_by_side(item, preset, store, on)
+    check_preset(experiment, preset)
+    if item.is_study:
+        if methods:
+            raise OptionError(
+                f"{item.id} is shown by the study {item.study}, which has methods of its own: leave out --methods"
+            )
+        return _studied(item, experiment, preset, seeds, store, jobs, on, progress)
+    specs = list(spelled(methods_of(item, experiment, methods), experiment, preset, store).values())
+    outcomes = []
+    if specs:
+        outcomes = _with_data(item, on, lambda: run(experiment, preset, specs, seeds, store, jobs, progress=progress))
     return replace(side_by_side(item, preset, store, on), outcomes=tuple(outcomes))
+
+
+def _studied(
+    item: Item,
+    experiment: Experiment,
+    preset: str,
+    seeds: Sequence[int],
+    store: str | Path,
+    jobs: int,
+    on: str | None,
+    progress: Progress | None,
+) -> SideBySide:
+    """A figure by the study that shows the same."""
+    from accord.bench import studies
+
+    assert item.study is not None
+    study = studies.load(item.study)
+    report = _with_data(
+        item, on, lambda: studies.run_study(study, experiment, preset, seeds, store, jobs, progress=progress)
+    )
+    remarks = [*item.remarks, *_about(item, experiment, preset, (), on, True)]
+    return SideBySide(
+        item, experiment.name, preset, (), (), tuple(remarks), outcomes=tuple(report.outcomes), study=report
+    )
+
+
+def _with_data(item: Item, on: str | None, run_all: Callable[[], Result]) -> Result:
+    """Run; where data are missing that others have, say so."""
+    try:
+        return run_all()
+    except DataError as error:
+        others = [name for name in item.on if name != on and name in experiments.names()]
+        if not others:
+            raise
+        raise DataError(f"{error}\nThe same on other data: --on {' or --on '.join(others)}") from error
 
 
 def side_by_side(item: Item, preset: str = "laptop", store: str | Path = "runs", on: str | None = None) -> SideBySide:
@@ -146,7 +191,9 @@ def side_by_side(item: Item, preset: str = "laptop", store: str | Path = "runs",
         experiment = None
     columns = item.columns
     ours: dict[str, Ours] = {}
-    if experiment is not None:
+    if experiment is not None and item.is_study:
+        remarks.append(f"Without --no-run, the study {item.study} shows this on {experiment.name}.")
+    elif experiment is not None:
         check_preset(experiment, preset)
         columns = columns or _columns_of(experiment)
         specs = methods_of(item, experiment)
@@ -168,11 +215,14 @@ def draw_pictures(side: SideBySide, store: str | Path, kind: str = "png") -> Sid
     """The same, with the figures of the experiment that correspond to the published one drawn."""
     from accord.bench.plots import draw
     from accord.bench.store import Store
+    from accord.bench.studies import draw_study
 
+    folder = Path(store) / "figures" / f"{side.experiment}-{side.preset}"
+    if side.study is not None:
+        return replace(side, pictures=tuple(draw_study(side.study, folder / "studies", kind)))
     if side.experiment is None or not side.item.pictures or all(line.ours is None for line in side.lines):
         return side
     experiment = experiments.load(side.experiment)
-    folder = Path(store) / "figures" / f"{experiment.name}-{side.preset}"
     paths = draw(Store(store), experiment, side.preset, folder, kind)
     return replace(side, pictures=tuple(path for path in paths if path.stem in side.item.pictures))
 

@@ -88,11 +88,12 @@ def entries() -> list[tuple[str, str, str, str, str]]:
 def _needs(item: Item, known: tuple[str, ...]) -> str:
     """The experiment, its published preset, and what else the item can be put on."""
     if item.experiment is None:
-        return "no experiment here measures it" if item.rows else ""
+        return "no experiment here measures it" if item.rows else "nothing to run"
     if item.experiment not in known:
         return f"{item.experiment}, which is not in this version"
     other = f"; or --on {', '.join(item.on)}" if item.on else ""
-    return f"{item.experiment}, published as --preset {item.protocol}{other}"
+    by = f" by the study {item.study}" if item.is_study else ""
+    return f"{item.experiment}{by}, published as --preset {item.protocol}{other}"
 
 
 FORMS = {"table": plain, "markdown": markdown, "csv": to_csv, "json": to_json}

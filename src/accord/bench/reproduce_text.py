@@ -9,9 +9,11 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from accord.bench.published.item import STATUSES, Cell
+from accord.bench.published.item import STATUSES, Cell, Item
 from accord.bench.report import Value
 from accord.bench.reproduce import Line, Ours, SideBySide
+from accord.bench.studies import text as study_text
+from accord.errors import OptionError
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -31,6 +33,8 @@ def print_side_by_side(side: SideBySide, console: Console) -> None:
             console.print(_table([first, *part]))
     else:
         notes = []
+    if side.study is not None:
+        study_text.print_study(side.study, console)
     for line in [*notes, *footer(side)]:
         console.print(line, markup=False, highlight=False, soft_wrap=True)
 
@@ -60,7 +64,19 @@ def markdown(side: SideBySide) -> str:
             elif line.method is not None and side.experiment is not None:
                 lines.append(_bar([f"`{line.method}`", *[""] * len(side.columns), f"*{NONE_YET}*", ""]))
         lines.append("")
+    if side.study is not None:
+        lines += [study_text.markdown(side.study)]
     return "\n".join([*lines, *(f"* {line}" for line in footer(side))]).rstrip() + "\n"
+
+
+def check_form(item: Item, form: str) -> None:
+    """Refuse a form that an item does not have.
+
+    Raises:
+        OptionError: ``"csv"`` for an item that a study shows.
+    """
+    if form == "csv" and item.is_study:
+        raise OptionError(f"{item.id} is shown by the study {item.study}, which has no csv: take json")
 
 
 def to_csv(side: SideBySide) -> str:
@@ -97,6 +113,8 @@ def to_json(side: SideBySide) -> str:
         "remarks": list(side.remarks),
         "pictures": [str(path) for path in side.pictures],
     }
+    if side.study is not None:
+        data["study"] = json.loads(study_text.to_json(side.study))
     return json.dumps(data, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
 
 
@@ -114,7 +132,7 @@ def footer(side: SideBySide) -> list[str]:
         lines.append("Ours are means over seeds ± standard error of the mean.")
     if any(commit.endswith("+") for each in ours for commit in each.commits):
         lines.append("A + after a commit: files of the package differed from it.")
-    if side.item.study:
+    if side.item.study and not side.item.is_study:
         lines.append(f"The same question as a study: `accord study {side.item.study}`.")
     return [*lines, *side.remarks, *(f"Figure: {path}" for path in side.pictures)]
 

@@ -117,8 +117,7 @@ def check_seeds(seeds: Iterable[int]) -> tuple[int, ...]:
     """The seeds as integers, each once.
 
     Raises:
-        OptionError: They are no list, one is no integer from 0 up, or one is there twice: a run is trained once, so that
-            a second one would be no evidence of its own.
+        OptionError: They are no list, one is no integer from 0 up, or one is there twice.
     """
     if isinstance(seeds, str) or not isinstance(seeds, Iterable):
         raise OptionError(f"seeds={seeds!r}: give a list of whole numbers, such as (0, 1, 2)")

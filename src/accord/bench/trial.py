@@ -187,8 +187,8 @@ class ProblemTrial:
             return None
         if self.problem.average_last > 1:
             raise OptionError(
-                f"{self.name}: validate() chooses the epoch that counts, so average_last={self.problem.average_last} has "
-                "no meaning: leave one of them out"
+                f"{self.name}: validate() chooses the epoch that counts, so average_last={self.problem.average_last} "
+                "has no meaning: leave one of them out"
             )
         record["val_metrics"] = self._metrics("validate", found)
         score = checking.number(self.name, "score()", self.problem.score(record["val_metrics"]))

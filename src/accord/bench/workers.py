@@ -8,7 +8,7 @@ import signal
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from multiprocessing import connection
 from multiprocessing.connection import Connection
@@ -20,8 +20,8 @@ from accord.bench.writing import locked, write_failure
 from accord.errors import AccordError, LockedError, StoreError
 
 TOP_LEVEL = (
-    "define its classes and functions at the top level of a module that can be imported (not in a notebook, at a prompt "
-    "or inside a function, and no lambda among the attributes), or run with jobs=1"
+    "define its classes and functions at the top level of a module that can be imported (not in a notebook, at a "
+    "prompt or inside a function, and no lambda among the attributes), or run with jobs=1"
 )
 Advanced = Callable[[RunKey, int, int], None]
 Ended = Callable[[Outcome], None]
@@ -113,10 +113,8 @@ class _Worker:
             data = pickle.dumps(job)  # not conn.send(job): that would put tensors into memory that processes share
         except Exception as error:
             raise AccordError(f"a run cannot be sent to a worker process ({error}): {TOP_LEVEL}") from error
-        try:
+        with suppress(BrokenPipeError, ConnectionResetError):  # it died meanwhile: the next recv() says so
             self.conn.send_bytes(data)
-        except (BrokenPipeError, ConnectionResetError):
-            pass  # it died meanwhile: the next recv() says so
 
 
 def _serve(conn: Connection) -> None:

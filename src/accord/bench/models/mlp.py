@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
+import torch
 from torch import Tensor, nn
 
 from accord.errors import OptionError
@@ -38,3 +40,9 @@ class SharedMLP(nn.Module):
         """The outputs (B,) of the heads numbered ``tasks``, for examples ``x`` (B, inputs)."""
         z = self.trunk(x)  # (B, D)
         return [self.heads[task](z).squeeze(1) for task in tasks]
+
+    @torch.no_grad()
+    def start_at(self, biases: np.ndarray) -> None:
+        """Set the heads' biases, one a task."""
+        for head, bias in zip(self.heads, biases, strict=True):
+            head.bias.fill_(float(bias))

@@ -136,6 +136,11 @@ class Item:
         return next((i for i, column in enumerate(self.columns) if column.metric == metric), None)
 
     @property
+    def is_study(self) -> bool:
+        """Whether a study stands in the place of our rows: where there is one, and no numbers to put beside."""
+        return self.study is not None and not self.rows
+
+    @property
     def baseline(self) -> PublishedRow | None:
         """The row of single-task learning."""
         return next((row for row in self.rows if row.method == "stl"), None)

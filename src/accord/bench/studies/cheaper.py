@@ -38,7 +38,7 @@ def network_of(context: Context) -> Network:
         trial: Any = experiment.trial(preset, MethodSpec("ls"), context.seeds[0] if context.seeds else 0)
     gives = isinstance(trial, ProblemTrial) or bool(getattr(trial, "gives_part", False))
     training, model = getattr(trial, "training", None), getattr(trial, "model", None)
-    shared = getattr(training, "shared", None) or getattr(model, "trunk", None)
+    shared = getattr(model, "trunk", None) if training is None else training.shared
     if not isinstance(shared, nn.Module):
         return Network(gives, None)
     parts = list(dict.fromkeys(name.split(".")[0] for name, _ in shared.named_parameters() if "." in name))

@@ -65,7 +65,8 @@ def run_study(
     context = Context(experiment, preset, tuple(dict.fromkeys(seeds)), Path(store))
     study.check(context)
     rows = study.rows(context)
-    wanted = tuple(dict.fromkeys([*([STL] if experiment.baseline else []), *(row.method for row in rows)]))
+    baseline = [STL] if experiment.baseline and study.measured else []
+    wanted = tuple(dict.fromkeys([*baseline, *(row.method for row in rows)]))
     names = spelled(wanted, experiment, preset, store)
     outcomes = list(run(experiment, preset, list(names.values()), context.seeds, store, jobs, fresh, progress))
     for work in study.more(context):
@@ -113,7 +114,7 @@ def _gather(study: Study, context: Context, rows: Sequence[Setting], names: dict
     lines, report = lines_of(context, rows, names)
     title = f"{study.name}: {study.title}; {context.experiment.name}, preset {context.preset}"
     table = table_of(title, study.knob, study.columns, lines)
-    notes = [f"{note}." for note in report.notes]
+    notes = [f"{note}." for note in report.notes if study.measured]
     notes += [f"Not in the table: {each}" for each in report.left_out]
     if any(run.result().get("data") == "synthetic" for line in lines for run in line.runs):
         notes.append("The data are synthetic.")

@@ -114,5 +114,6 @@ STUDY = Study(
     figures=(("singular-value", _picture),),
     references=(),
     judged=False,
+    measured=False,
     finish=_finish,
 )

@@ -171,6 +171,7 @@ class Study:
         experiment: The default one.
         references: Methods to compare with, the first rows of the table.
         judged: Whether the study needs Δm, and so an experiment with single-task runs to compare with.
+        measured: Whether single-task learning runs beside the rows where the experiment has it, to give Δm.
         check: Raises where the study cannot be made with an experiment; called before anything runs.
         more: Further runs, which may depend on those of the settings.
         finish: Adds what the study computes beyond its columns.
@@ -187,11 +188,12 @@ class Study:
     experiment: str = "qm9"
     references: tuple[str, ...] = (LS,)
     judged: bool = True
+    measured: bool = True
     check: Callable[[Context], None] = lambda context: None
     more: Callable[[Context], Iterable[Work]] = lambda context: ()
     finish: Callable[[Context, StudyReport], StudyReport] = lambda context, report: report
 
     def rows(self, context: Context) -> tuple[Setting, ...]:
-        """References, then settings; beside them single-task learning runs where there is a baseline."""
+        """References, then settings."""
         references = [Setting(method, method) for method in self.references]
         return (*references, *self.settings(context))
