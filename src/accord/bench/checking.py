@@ -163,7 +163,7 @@ def check_loss(name: str, task: str, loss: Any) -> Tensor:
             f"{name}: losses()[{task!r}] has shape {tuple(loss.shape)}; a loss is one number, such as the mean over "
             "the batch"
         )
-    if not loss.requires_grad:
+    if torch.is_grad_enabled() and not loss.requires_grad:  # FAMO asks for losses without gradients
         raise ShapeError(
             f"{name}: losses()[{task!r}] depends on no parameter: it was detached, or computed under torch.no_grad()"
         )

@@ -232,6 +232,8 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     Raises:
         StoreError: The file is cut, altered, or not a checkpoint.
     """
+    import pickle
+
     import torch
 
     with disk("read", path):
@@ -244,6 +246,11 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
         saved = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
         if not isinstance(saved, dict) or saved.keys() != {"unit", "state"}:
             raise ValueError("not a checkpoint of accord")
+    except pickle.UnpicklingError as error:
+        raise StoreError(
+            f"checkpoint {path} is damaged or not of accord's making: it asks for code to be run, or for objects other "
+            "than tensors and plain data; nothing of it was run"
+        ) from error
     except Exception as error:  # damaged bytes make zipfile and torch raise almost anything
         raise StoreError(f"checkpoint {path} is damaged ({error})") from error
     return saved

@@ -5,6 +5,7 @@ No paper has these numbers: the scenes are made here. See ``accord.bench.data.ro
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,6 +39,26 @@ class RoomsPreset(SceneSettings):
     samples: int = 64
 
 
+# Frames a sixth as wide as NYUv2's, so four blocks and not five, fewer channels, and few epochs at a higher rate that
+# falls once, by more than the published half, so that the last epochs agree with each other. In so few epochs zooming
+# and mirroring cost more accuracy than they bring, and MTAN (laptop-mtan) stays behind SegNet for the same time.
+_LAPTOP = RoomsPreset(
+    train=480,
+    test=160,
+    samples=36,
+    network="segnet",
+    size=(48, 64),
+    widths=(16, 32, 48, 64),
+    batch=4,
+    epochs=12,
+    lr=2e-3,
+    lr_step=8,
+    lr_factor=0.1,
+    augment=False,
+    average_last=2,
+    eval_every=4,
+)
+
 PRESETS = {
     "smoke": RoomsPreset(
         train=16,
@@ -50,21 +71,9 @@ PRESETS = {
         lr=1e-3,
         average_last=1,
     ),
-    # Frames a sixth as wide as NYUv2's, so four blocks and not five; fewer and narrower channels, and fewer epochs
-    # with a higher rate, whose one step down comes at half time as in the published protocol.
-    "laptop": RoomsPreset(
-        train=480,
-        test=160,
-        samples=36,
-        size=(48, 64),
-        widths=(16, 32, 48, 64),
-        batch=8,
-        epochs=12,
-        lr=2e-3,
-        lr_step=6,
-        average_last=2,
-        eval_every=4,
-    ),
+    "laptop": _LAPTOP,
+    # MTAN as in the published protocol, with half the widths, since it takes four times as long a frame.
+    "laptop-mtan": dataclasses.replace(_LAPTOP, network="mtan", widths=(8, 16, 32, 64), epochs=10, lr_step=7),
     # NYUv2's protocol on synthetic frames, as many as NYUv2 has. The size is ours: one third of NYUv2's. Metrics are
     # of all pixels; the published code averages them over batches.
     "paper": RoomsPreset(size=(96, 128), device="auto"),
