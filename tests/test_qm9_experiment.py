@@ -224,3 +224,11 @@ def test_the_published_protocols_start(preset: str) -> None:
         assert balance.solved
         assert balance.residual is not None
         assert balance.residual < 1e-8
+
+
+@pytest.mark.parametrize("method", ["nash-mtl:gramian_batch=0.5", "nash-mtl:at=features"])
+def test_gramians_of_a_part_of_the_batch_and_at_the_representation_are_other_gramians(method: str) -> None:
+    records, _ = run(method, epochs=2)
+    plain, _ = run("nash-mtl", epochs=2)
+    assert set(records[0]["outcomes"]) == ({"approximate"} if "batch" in method else {"solved"})
+    assert records[0]["train_loss"] != plain[0]["train_loss"]

@@ -127,6 +127,9 @@ class QM9Trial:
         OptionError: ``stl`` without its task, or a preset whose test and validation sets leave nothing to train on.
     """
 
+    gives_part = True
+    """Whether methods can be given the losses on a part of a batch (``gramian_batch``)."""
+
     def __init__(self, preset: QM9Preset, method: MethodSpec, seed: int) -> None:
         self.preset, self.seed, self.length = preset, seed, preset.epochs
         self.device = _device(preset.device)
@@ -243,7 +246,10 @@ class QM9Trial:
             balance = None
         else:
             at = {"features": self.features} if self.place == "features" else {"shared": self.model.trunk}
-            balance = self.balancer.backward(losses, **at)
+            some = (
+                (lambda draw: self._losses(self.graphs.batch(draw(batch.chosen)))) if self.balancer.uses_part else None
+            )
+            balance = self.balancer.backward(losses, part=some, **at)
         self.optimizer.step()
         if self.balancer is not None:
             self.balancer.after_step(lambda: self._losses(batch))
