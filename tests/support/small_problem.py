@@ -64,7 +64,7 @@ class Net(nn.Module):
 class Small(accord.Problem):
     name, tasks = "small", TASKS
 
-    def __init__(self, settings: Settings = Settings()) -> None:  # noqa: B008 - frozen
+    def __init__(self, settings: Settings = Settings()) -> None:
         self.settings = settings
         self.epochs, self.eval_every, self.average_last = settings.epochs, settings.eval_every, settings.average_last
         self.seen = 0  # batches so far; scales a loss, so that a resume which forgets it shows
@@ -133,7 +133,7 @@ EXPERIMENT = Experiment(
     version=1,
     summary="A small problem.",
     tasks=accord.bench.problem.task_specs(TASKS),
-    presets={"smoke": Settings()},
+    presets={"smoke": Settings(), "long": Settings(epochs=20, samples=40)},
     methods=("stl", "uw"),
     trial=TrialOf(Small),
     at_features=True,

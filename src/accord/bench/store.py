@@ -7,7 +7,7 @@
     runs/toy-v1/laptop/nash-mtl/seed-0/
         run.json         key, settings of the preset, and one entry an attempt (versions, machine, start)
         metrics.jsonl    one record a unit; append-only; after a resume the last record of a unit counts
-        checkpoint.pt    the newest state (``torch.load(..., weights_only=True)``)
+        checkpoint.pt    the newest state (``torch.load(..., weights_only=True)``); checkpoint.prev.pt the one before
         result.json      the final record: its presence means that the run is done
         failure.json     why the last attempt failed; removed when the run is tried again
 

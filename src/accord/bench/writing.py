@@ -20,6 +20,9 @@ from accord.bench.store import Run, accord_version, key_to_json, label
 from accord.errors import DependencyError, LockedError, StoreError
 
 
+DAMAGED = "checkpoint.damaged.pt"
+
+
 @contextmanager
 def writing(run: Run, fresh: bool = False) -> Iterator[RunWriter]:
     """Hold a run's lock and yield its writer.
@@ -167,7 +170,7 @@ class RunWriter:
             self._check_records(saved["unit"])
             if not faults:
                 return saved["unit"], saved["state"], ""
-            aside = path.with_name("checkpoint.damaged.pt")  # or the next checkpoint would push the whole one out
+            aside = path.with_name(DAMAGED)  # or the next checkpoint would push the whole one out
             with disk("rename", path):
                 path.replace(aside)
             note = f"{faults[0]}; kept as {aside.name}; going on from the one before, unit {saved['unit']}"
@@ -179,8 +182,9 @@ class RunWriter:
     def finish(self, result: dict[str, Any]) -> None:
         """Write the final record: from here on the run is done."""
         write_json(self.run.folder / "result.json", result)
-        with disk("remove", self.run.folder / "checkpoint.prev.pt"):
-            _previous(self.run.folder / "checkpoint.pt").unlink(missing_ok=True)
+        for old in (_previous(self.run.folder / "checkpoint.pt"), self.run.folder / DAMAGED):
+            with disk("remove", old):
+                old.unlink(missing_ok=True)
 
     def fail(self, error: BaseException, unit: int, settings: Any) -> None:
         """Record why this attempt ended; the checkpoint stays for the next one."""
