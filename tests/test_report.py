@@ -216,6 +216,17 @@ def test_methods_and_causes_are_shown_as_they_are_not_as_markup(full, experiment
     assert "cagrad:c=[1]" in text(summarise(full, experiment, "smoke"), 200)
 
 
+def test_the_table_says_what_the_data_were(store, experiment):
+    for method, data in (("ls", "synthetic: made here"), ("uw", {"left": "real", "right": "drawn"})):
+        run = store.run(RunKey("quadratic", 1, "smoke", MethodSpec.parse(method), 0))
+        with writing(run) as writer:
+            writer.begin({}, threads=1)
+            writer.finish({"metrics": {"left/distance": 1.0, "right/distance": 1.0}, "data": data})
+    shown = text(summarise(store, experiment, "smoke"), 200)
+    assert "Data: synthetic: made here." in shown
+    assert "Data: left: real; right: drawn." in shown
+
+
 # Figures
 
 

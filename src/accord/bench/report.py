@@ -121,7 +121,7 @@ def summarise(store: Store, experiment: Experiment, preset: str, only: Collectio
     whole = {method: values for method, values in means.items() if _complete(values, higher)}
     rivals = {method: values for method, values in whole.items() if method != STL}
     ranks = mean_rank(rivals, higher) if rivals and experiment.baseline else {}
-    notes = _notes(experiment, means, higher)
+    notes = [*_data(groups.values()), *_notes(experiment, means, higher)]
     rows = []
     for method in sorted(groups, key=_order(experiment)):
         delta = None
@@ -227,6 +227,17 @@ def _unsolved(runs: Sequence[Run]) -> float | None:
             counts.update(record.get("outcomes") or {})
     total = counts.total()
     return (total - sum(counts[outcome] for outcome in SOLVED)) / total if total else None
+
+
+def _data(groups: Iterable[Sequence[Run]]) -> list[str]:
+    """What the data were, where the runs say so: synthetic ones must not pass for real."""
+    found: dict[str, None] = {}
+    for run in (run for runs in groups for run in runs):
+        data = run.result().get("data")
+        if data is not None:
+            parts = data.items() if isinstance(data, dict) else [("", data)]
+            found["; ".join(f"{name}: {text}" if name else str(text) for name, text in parts)] = None
+    return [f"Data: {text}." for text in found]
 
 
 def _notes(experiment: Experiment, means: Mapping[str, Mapping[str, float]], names: Iterable[str]) -> list[str]:

@@ -116,7 +116,7 @@ def problem(preset: RoomsPreset) -> SceneProblem:
     if preset.classes != len(CLASSES):
         raise ShapeError(f"rooms: classes={preset.classes}, but the frames have {len(CLASSES)}: {', '.join(CLASSES)}")
     train, test = (RoomScenes(_frames(preset, split)) for split in ("train", "test"))
-    return SceneProblem(preset, train, test, "rooms", {"data": "synthetic"})
+    return SceneProblem(preset, train, test, "rooms", {"data": "synthetic: rooms rendered with Mitsuba"})
 
 
 def _frames(preset: RoomsPreset, split: str, show: bool = False, processes: int | None = 1) -> Frames:
