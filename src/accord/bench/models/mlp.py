@@ -45,4 +45,4 @@ class SharedMLP(nn.Module):
     def start_at(self, biases: np.ndarray) -> None:
         """Set the heads' biases, one a task."""
         for head, bias in zip(self.heads, biases, strict=True):
-            head.bias.fill_(float(bias))
+            head.get_parameter("bias").fill_(float(bias))
