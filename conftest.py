@@ -1,6 +1,7 @@
 """Examples are tests: docstrings, and every code block and command of the README and the docs."""
 
 import os
+import re
 import shlex
 import subprocess
 import sys
@@ -12,6 +13,7 @@ from sybil.parsers.markdown import CodeBlockParser, PythonCodeBlockParser
 from sybil.parsers.rest import DocTestParser
 
 ROOT = Path(__file__).parent
+TOO_LONG = re.compile(r"\b(laptop|paper|rerun|pip|apt|torchrun)\b|accord run qm9|--jobs")
 STAND_INS = {
     "make run": "make run PRESET=smoke JOBS=2 STORE={folder}/runs",  # the same rule on a small preset
     "make test": "make test PYTEST_ARGS='--collect-only -q -p no:xdist'",  # the same rule; it is what runs now
@@ -27,6 +29,7 @@ def run_console(example: Example) -> None:
         if not line.startswith("$ "):
             continue
         command = line.removeprefix("$ ")
+        assert not TOO_LONG.search(command), f"{command}: not for the tests; put it into a text block"
         if command.startswith("make") and Path(sys.prefix) != ROOT / ".venv":
             continue  # make would build another environment than the one under test
         command = (

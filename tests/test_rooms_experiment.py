@@ -15,6 +15,7 @@ from accord.bench.data.rooms_layout import make_room
 from accord.bench.data.rooms_scene import CLASSES
 from accord.bench.experiments import load
 from accord.bench.experiments.rooms import EXPERIMENT, PRESETS, RoomScenes, figures, problem
+from accord.bench.experiments.rooms_guess import metrics_of_guesses
 from accord.bench.methods import METHODS
 from accord.bench.scenes.augment import mirror
 from accord.bench.scenes.problem import SceneProblem
@@ -147,3 +148,16 @@ def test_the_figure_shows_the_first_test_frames(tmp_path: Path) -> None:
 def test_another_number_of_classes_is_refused() -> None:
     with pytest.raises(ShapeError, match="classes=7, but the frames have 13: bed, books"):
         problem(dataclasses.replace(TINY, classes=7))
+
+
+def test_a_guess_is_right_where_all_frames_are_alike_and_wrong_elsewhere() -> None:
+    train, test = data.load("train", 6, 16, 24, 1), data.load("test", 4, 16, 24, 1)
+    alone = metrics_of_guesses(test.head(1), test.head(1))
+    assert alone["seg/mIoU"] == alone["seg/PixAcc"] == 100
+    assert alone["depth/AbsErr"] == 0
+    assert alone["normal/mean"] < 0.1
+    found = metrics_of_guesses(train, test)
+    assert list(found) == [name for name, _ in EXPERIMENT.metrics]
+    depth = np.abs(np.median(train.depth, axis=0) - test.depth).mean()
+    assert found["depth/AbsErr"] == pytest.approx(depth, rel=1e-5)
+    assert 20 < found["seg/PixAcc"] < 90

@@ -184,10 +184,11 @@ class Bomb:
                 real(fd, data[: len(data) // 2])
             if here and self.phase != "after":
                 os.kill(os.getpid(), signal.SIGKILL)
-            result = real(*arguments, **options)
-            if here:
-                os.kill(os.getpid(), signal.SIGKILL)
-            return result
+            try:
+                return real(*arguments, **options)
+            finally:  # also where there was nothing to remove
+                if here:
+                    os.kill(os.getpid(), signal.SIGKILL)
 
         return call
 

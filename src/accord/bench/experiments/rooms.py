@@ -115,11 +115,12 @@ def problem(preset: RoomsPreset) -> SceneProblem:
     """
     if preset.classes != len(CLASSES):
         raise ShapeError(f"rooms: classes={preset.classes}, but the frames have {len(CLASSES)}: {', '.join(CLASSES)}")
-    train, test = (RoomScenes(_frames(preset, split)) for split in ("train", "test"))
+    train, test = (RoomScenes(frames_of(preset, split)) for split in ("train", "test"))
     return SceneProblem(preset, train, test, "rooms", {"data": "synthetic: rooms rendered with Mitsuba"})
 
 
-def _frames(preset: RoomsPreset, split: str, show: bool = False, processes: int | None = 1) -> Frames:
+def frames_of(preset: RoomsPreset, split: str, show: bool = False, processes: int | None = 1) -> Frames:
+    """The frames of a preset's split, ``"train"`` or ``"test"``; rendered if they are not in the cache."""
     count = {"train": preset.train, "test": preset.test}[split]
     return load(split, count, *preset.size, preset.samples, show=show, processes=processes)
 
@@ -127,7 +128,7 @@ def _frames(preset: RoomsPreset, split: str, show: bool = False, processes: int 
 def prepare(preset: RoomsPreset) -> None:
     """Render what the preset needs and the cache lacks, on all cores."""
     for split in ("train", "test"):
-        _frames(preset, split, show=True, processes=None)
+        frames_of(preset, split, show=True, processes=None)
 
 
 def figures(preset: RoomsPreset, runs: Sequence[Any], folder: Path) -> list[Path]:
@@ -135,7 +136,7 @@ def figures(preset: RoomsPreset, runs: Sequence[Any], folder: Path) -> list[Path
     from accord.bench.plots import save
 
     del runs
-    return [save(contact_sheet(_frames(preset, "test").head(6)), folder, "frames")]
+    return [save(contact_sheet(frames_of(preset, "test").head(6)), folder, "frames")]
 
 
 def contact_sheet(frames: Frames) -> Any:
