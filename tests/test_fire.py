@@ -84,7 +84,8 @@ def test_a_run_killed_at_each_of_its_calls_goes_on_to_the_same_bits(fire, tmp_pa
         assert fire.train(SMALL, ["uw"], store, at=at, phase=PHASES[at % 3])["killed"]
         check_after_kill(store, SMALL)
         told = fire.train(SMALL, ["uw"], store)
-        assert (told["statuses"], told["notes"]) == (["done"], [])
+        assert told["statuses"] in (["done"], ["skipped"])  # skipped if it was killed after result.json
+        assert told["notes"] == []
         assert numbers(store, SMALL) == expected
 
 
