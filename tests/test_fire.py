@@ -14,7 +14,7 @@ from support.stores import check_after_kill, numbers
 
 SMALL = "support.small_problem:EXPERIMENT"
 KILLS = {
-    "toy": (["graddrop"], 10),
+    "toy": (["graddrop"], 8),
     "qm9": (["famo", "stl:task=mu"], 14),
     "multimnist": (["cagrad"], 10),
     "toxcast40": (["rlw"], 8),
@@ -22,7 +22,7 @@ KILLS = {
     "cityscapes": (["dwa"], 12),
     "celeba": (["uw"], 8),
     "rooms": (["nash-mtl:update_every=2"], 12),
-    SMALL: (["stl", "uw", "pcgrad:at=features"], 16),
+    SMALL: (["stl", "uw", "pcgrad:at=features"], 18),
 }
 """Methods and kills of each experiment, 100 in all, over methods with state, draws or parameters of their own."""
 
@@ -111,6 +111,7 @@ if __name__ == "__main__":
 """
 
 
+@pytest.mark.slow
 def test_a_worker_and_then_its_parent_are_killed(fire, tmp_path):
     methods = ["famo", "uw", "dwa", "stl"]
     fire.train(SMALL, methods, tmp_path / "whole", "long")

@@ -106,11 +106,9 @@ def warm_up() -> None:
     import torch
 
     import accord
-    from accord.bench import experiments, report, runner  # noqa: F401
+    from accord.bench import report, runner  # noqa: F401
 
     torch.set_num_threads(1)
-    for name in experiments.names():
-        experiments.load(name)
     layer = torch.nn.Linear(2, 2)
     optimizer = torch.optim.Adam(layer.parameters())
     balancer = accord.make("nash-mtl", tasks=2)

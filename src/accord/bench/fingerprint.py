@@ -46,7 +46,7 @@ def code_digest(cls: type, stop: type) -> str:
     packages are not looked into. Comments, docstrings and layout do not count.
     """
     texts: dict[str, str] = {}
-    _collect(cls, set(stop.__mro__), texts)
+    _collect(cls, set(stop.__mro__), texts, always=True)
     return _hash(json.dumps(texts, sort_keys=True))
 
 
@@ -99,13 +99,13 @@ def _array(value: Tensor | np.ndarray) -> str:
     return f"{value.shape} {data.dtype} #{_hash(content)}"
 
 
-def _collect(value: Any, stop: set[type], texts: dict[str, str]) -> None:
-    """Add the text of a class or function, and of what it uses."""
+def _collect(value: Any, stop: set[type], texts: dict[str, str], always: bool = False) -> None:
+    """Add the text of a class or function, and of what it uses, if it is the user's or ``always``."""
     if isinstance(value, functools.partial):
         texts[f"partial {len(texts)}"] = json.dumps(_plain([value.args, value.keywords], 1, {}), sort_keys=True)
         value = value.func
     value = inspect.unwrap(value) if callable(value) else value
-    if not _ours(value):
+    if not always and not _ours(value):
         return
     key = _name(value)
     if key in texts:
@@ -199,18 +199,20 @@ def _places() -> tuple[Path, ...]:
 
 
 def _text(value: Any) -> str:
-    """The source without comments and docstrings; where there is none, as at a prompt, the compiled code."""
+    """The source without comments and docstrings; where there is none, as at a prompt, the compiled code.
+
+    The lines of a lambda may hold others too, so that it counts as having none.
+    """
     try:
+        if value.__name__ == "<lambda>":
+            raise OSError
         source = textwrap.dedent(inspect.getsource(value))
     except (OSError, TypeError):
         constants = {}
         if isinstance(value, type):
             constants = {n: _plain(v, 0, {}) for n, v in vars(value).items() if not callable(v) and n[:2] != "__"}
         return repr([constants, *(_compiled(function.__code__) for function in _functions(value))])
-    try:
-        tree = ast.parse(source)
-    except SyntaxError:  # a lambda in the middle of a call
-        return source
+    tree = ast.parse(source)
     for node in ast.walk(tree):
         if (
             isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef)

@@ -32,7 +32,8 @@ class Runs:
         self._runs: dict[str, list[Run]] = {spec: [] for spec in specs}
         self._rows: dict[str, Row] = {}
         self._tasks = len(experiment.tasks)
-        self.notes: tuple[str, ...] = ()  # of the mean rank and Δm
+        self.data: tuple[str, ...] = ()  # what the data were, where the runs say so
+        self.notes: tuple[str, ...] = ()  # on the mean rank and Δm
         self.left_out: tuple[str, ...] = ()
         if not (Path(store) / "store.json").exists():
             return
@@ -48,17 +49,14 @@ class Runs:
 
     def _take(self, report: Report) -> None:
         self._rows = {row.method: row for row in report.rows}
-        self.notes = tuple(f"{note}." for note in report.notes)
+        notes = [f"{note.rstrip('.')}." for note in report.notes]
+        self.data = tuple(note for note in notes if note.startswith("Data:"))
+        self.notes = tuple(note for note in notes if note not in self.data)
         self.left_out = tuple(f"Not in the table: {each}" for each in report.left_out)
 
     def has(self, spec: str) -> bool:
         """Whether any run of a method is done."""
         return bool(self._runs[spec])
-
-    @property
-    def synthetic(self) -> bool:
-        """Whether any run says that its data were made, not measured."""
-        return any(run.result().get("data") == "synthetic" for runs in self._runs.values() for run in runs)
 
     def method(self, spec: str) -> str:
         """The spelling that the store has."""

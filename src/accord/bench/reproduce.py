@@ -200,7 +200,7 @@ def side_by_side(item: Item, preset: str = "laptop", store: str | Path = "runs",
         runs = Runs(store, experiment, preset, specs)
         ours = {spec: _ours(runs, spec, experiment, columns) for spec in specs if runs.has(spec)}
         remarks += _about(item, experiment, preset, columns, on, bool(ours)) if specs else []
-        remarks += ["Ours are of synthetic data."] if runs.synthetic else []
+        remarks += runs.data
         remarks += runs.notes if any(column.metric in SUMMARY for column in columns) else ()
         remarks += runs.left_out
     lines = [Line(row.name, row.method, row, ours.get(row.method or ""), row.remark) for row in item.rows]

@@ -151,8 +151,8 @@ def _died(worker: _Worker) -> Outcome:
         how += ", as the system does when memory runs out"
     if worker.job is None:
         raise AccordError(
-            f"a worker process died before it took any work ({how}): see its message above; a script that "
-            'calls run(jobs=…) needs `if __name__ == "__main__":` around it, or jobs=1'
+            f"a worker process died before it took any work ({how}): see its message above; a program that trains "
+            'with jobs above 1 must be a file and needs `if __name__ == "__main__":` around the call, or jobs=1'
         )
     run, settings, cause = worker.job.run, worker.job.settings, f"its worker process died ({how})"
     try:

@@ -19,7 +19,6 @@ from accord.bench.files import LineWriter, disk, write_atomic, write_json
 from accord.bench.store import Run, accord_version, key_to_json, label
 from accord.errors import DependencyError, LockedError, StoreError
 
-
 DAMAGED = "checkpoint.damaged.pt"
 
 

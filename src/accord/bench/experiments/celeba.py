@@ -24,8 +24,8 @@ from accord.bench.data.celeba_made import make
 from accord.bench.methods import METHODS
 from accord.bench.models.celeba import HIDDEN, WIDTHS, CelebANet
 from accord.bench.problem import Problem, Training
-from accord.bench.spec import Experiment, Metric, TaskSpec
-from accord.bench.trial import TrialOf
+from accord.bench.spec import Experiment, MethodSpec, Metric, TaskSpec
+from accord.bench.trial import ProblemTrial
 from accord.errors import DependencyError, OptionError
 
 _STL = """
@@ -92,7 +92,7 @@ _PUBLISHED = CelebAPreset(device="auto", workers=2)
 
 PRESETS = {
     "smoke": CelebAPreset(
-        train=256, val=64, test=64, size=16, epochs=2, batch=32, widths=(4, 6, 8, 8), hidden=16, lr=1e-2, synthetic=True
+        train=256, val=64, test=64, size=16, epochs=2, batch=16, widths=(4, 6, 8, 8), hidden=16, lr=1e-2, synthetic=True
     ),
     # A quarter of the pixels' width, an eighth of the network's, two in a hundred images; never run on the real data.
     "laptop": CelebAPreset(
@@ -123,8 +123,7 @@ class CelebA(Problem):
     def __init__(self, settings: CelebAPreset) -> None:
         _check(settings)
         self.settings = settings
-        self.epochs, self.eval_every = settings.epochs, settings.eval_every
-        self.method_lr = settings.method_lr if settings.uw_trained else 0.0
+        self.epochs, self.eval_every, self.method_lr = settings.epochs, settings.eval_every, settings.method_lr
 
     def build(self) -> Training:
         """The network, Adam, and batches in random order."""
@@ -261,10 +260,19 @@ def _check(settings: CelebAPreset) -> None:
     for name, value in least.items():
         if getattr(settings, name) < value:
             raise OptionError(f"celeba: {name}={getattr(settings, name)!r} must be {value} at the least")
-    if settings.lr <= 0 or settings.method_lr < 0:
-        raise OptionError(
-            f"celeba: lr={settings.lr!r} must be positive, and method_lr={settings.method_lr!r} not below 0"
-        )
+    if settings.lr <= 0:
+        raise OptionError(f"celeba: lr={settings.lr!r} must be positive")
+
+
+def trial(preset: CelebAPreset, method: MethodSpec, seed: int) -> ProblemTrial:
+    """A fresh run, with the method's own parameters held at their start if the preset says so."""
+    made = ProblemTrial(CelebA(preset), method, seed)
+    if made.balancer is not None and not preset.uw_trained:
+        own = {id(parameter) for parameter in made.balancer.parameters()}
+        for group in made.optimizer.param_groups:
+            if own.issuperset(map(id, group["params"])):
+                group["lr"] = 0.0
+    return made
 
 
 def prepare(preset: CelebAPreset) -> None:
@@ -285,7 +293,7 @@ EXPERIMENT = Experiment(
     tasks=TASKS,
     presets=PRESETS,
     methods=METHODS,
-    trial=TrialOf(CelebA),
+    trial=trial,
     prepare=prepare,
     at_features=True,
 )

@@ -1,8 +1,8 @@
 """Toxicity of molecules in 40 assays from one small network: real data with many tasks, on any laptop.
 
 No paper has this protocol, it is ours: ECFP4 fingerprints, a fully connected trunk, a linear head and the binary
-cross-entropy for each assay, and the test metrics of the epoch with the best mean validation AUC. A head's bias starts at
-the log-odds of its assay in the training set.
+cross-entropy for each assay, and the test metrics of the epoch with the best mean validation AUC. A head's bias starts
+at the log-odds of its assay in the training set.
 
 Few molecules are active (22 % in the first assay, 4 % in the last), so a fixed threshold of ½ calls few of them active,
 and F1 then says more about the threshold than about the ranking. F1 is therefore taken at the threshold that has the
