@@ -112,8 +112,9 @@ def small_folder(cache):
     celeba_made.make({"train": 64, "val": 64, "test": 64})
 
 
-@pytest.mark.parametrize("method", ["uw", "famo", "nash-mtl", "stl:task=Male"])
-@pytest.mark.parametrize("train_mode", [False, True])
+@pytest.mark.parametrize(
+    ("method", "train_mode"), [("uw", False), ("famo", False), ("stl:task=Male", False), ("stl:task=Male", True)]
+)
 def test_a_resumed_run_equals_an_uninterrupted_one(method, train_mode):
     changes = {"train": 64, "stl_train_mode": train_mode}
     straight = trial(method, **changes)
@@ -242,10 +243,10 @@ def test_settings_out_of_range_are_refused(changes, message):
 
 
 def test_smoke_makes_a_whole_table(tmp_path):
-    outcomes = run(EXPERIMENT, "smoke", ("stl", "ls", "nash-mtl"), (0,), tmp_path)
+    outcomes = run(EXPERIMENT, "smoke", ("stl", "ls"), (0,), tmp_path)
     assert {outcome.status for outcome in outcomes} == {"done"}
     report = summarise(Store(tmp_path), EXPERIMENT, "smoke")
     rows = {row.method: row for row in report.rows}
-    assert set(rows) == {"stl", "ls", "nash-mtl"}
-    assert rows["nash-mtl"].delta_m is not None
+    assert set(rows) == {"stl", "ls"}
+    assert rows["ls"].delta_m is not None
     assert any("synthetic" in note for note in report.notes)

@@ -2,6 +2,7 @@
 
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -87,6 +88,21 @@ def test_a_run_killed_at_each_of_its_calls_goes_on_to_the_same_bits(fire, tmp_pa
         assert told["statuses"] in (["done"], ["skipped"])  # skipped if it was killed after result.json
         assert told["notes"] == []
         assert numbers(store, SMALL) == expected
+
+
+def test_a_kill_while_earlier_runs_are_discarded_loses_nothing_else(fire, tmp_path):
+    fire.train(SMALL, ["ls", "uw"], tmp_path / "whole")
+    expected = numbers(tmp_path / "whole", SMALL)
+    statuses = set()
+    for at in range(3, 15, 2):  # the first calls take the lock; then the old folder goes, file by file
+        store = tmp_path / f"store-{at}"
+        shutil.copytree(tmp_path / "whole", store)
+        assert fire.train(SMALL, ["uw"], store, fresh=True, at=at, phase=PHASES[at % 3])["killed"]
+        check_after_kill(store, SMALL)
+        told = fire.train(SMALL, ["ls", "uw"], store)
+        statuses.add(tuple(told["statuses"]))
+        assert numbers(store, SMALL) == expected
+    assert ("skipped", "done") in statuses
 
 
 PARALLEL = """

@@ -6,7 +6,9 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import warnings
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -218,6 +220,21 @@ def test_a_damaged_record_fails_its_run_alone(store, line):
     assert "metrics.jsonl, line 2" in outcomes[1][1]
     assert "--fresh" in outcomes[1][1]
     assert [status for status, *_ in train(store, fresh=True)] == ["done"] * 3
+
+
+def test_warnings_of_making_a_trial_are_not_told_again_after_a_resume(tmp_path):
+    def warned(*arguments):
+        warnings.warn("mind the gap", UserWarning, stacklevel=1)
+        return EXPERIMENT.trial(*arguments)
+
+    noisy = replace(EXPERIMENT, trial=warned)
+    run(noisy, "smoke", ["uw"], store=tmp_path / "whole", checkpoint_seconds=0.0)
+    with pytest.raises(KeyboardInterrupt):
+        run(noisy, "smoke", ["uw"], store=tmp_path / "runs", checkpoint_seconds=0.0, progress=StopAfter(3))
+    run(noisy, "smoke", ["uw"], store=tmp_path / "runs", checkpoint_seconds=0.0)
+    found = numbers(tmp_path / "runs", EXPERIMENT)
+    assert found == numbers(tmp_path / "whole", EXPERIMENT)
+    assert "mind the gap" in str(found)
 
 
 # Disks

@@ -223,8 +223,8 @@ def test_the_table_says_what_the_data_were(store, experiment):
             writer.begin({}, threads=1)
             writer.finish({"metrics": {"left/distance": 1.0, "right/distance": 1.0}, "data": data})
     shown = text(summarise(store, experiment, "smoke"), 200)
-    assert "Data: synthetic: made here." in shown
-    assert "Data: left: real; right: drawn." in shown
+    assert "Data: synthetic: made here" in shown
+    assert "Data: left: real; right: drawn" in shown
 
 
 # Figures

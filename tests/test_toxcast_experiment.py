@@ -66,12 +66,16 @@ def test_the_best_threshold_is_the_best_of_all(seed):
 
     found = best_threshold(labels, scores)
     assert by_hand(found) == pytest.approx(max(by_hand(threshold) for threshold in scores))
-    assert f1(labels, scores >= found) == pytest.approx(by_hand(found))
+    assert f1(labels[None], (scores >= found)[None]) == pytest.approx([by_hand(found)])
+    other = scores >= scores.min()
+    both = f1(np.stack([labels, labels]), np.stack([scores >= found, other]))
+    assert both == pytest.approx([by_hand(found), by_hand(scores.min())])
 
 
 def test_f1_without_a_right_call_is_zero():
-    assert f1(np.array([0, 1]), np.array([False, False])) == 0
-    assert f1(np.array([0, 1]), np.array([True, False])) == 0
+    labels, called = np.array([[0, 1], [0, 1]]), np.array([[False, False], [True, False]])
+    assert f1(labels, called) == [0, 0]
+    assert f1(labels[:1], called[:1]) == [0]
 
 
 # The experiment
@@ -85,26 +89,27 @@ def test_it_is_registered():
 
 @pytest.mark.parametrize("method", [m for m in EXPERIMENT.methods if m != "stl"] + ["nash-mtl:at=features"])
 def test_every_method_runs_and_records_plain_data(method):
-    one = trial(method, epochs=1)
+    one = trial(method, epochs=1, molecules=1200, val=300, test=300)
     record = one.advance()
     result = one.result()
     json.dumps([record, result], allow_nan=False)
     assert list(record["metrics"]) == [name for name, _ in EXPERIMENT.metrics]
     assert all(0 <= value <= 1 for value in record["metrics"].values())
-    assert sum(record["outcomes"].values()) == record["steps"] == 14
-    assert (result["train"], result["val"], result["test"]) == (1400, 500, 500)
+    assert sum(record["outcomes"].values()) == record["steps"] == 6
+    assert (result["train"], result["val"], result["test"]) == (600, 300, 300)
 
 
-@pytest.mark.parametrize("method", ["uw", "graddrop", "famo", "nash-mtl", "stl:task=AhR_LUC_Agonist"])
+@pytest.mark.parametrize("method", ["uw", "graddrop", "nash-mtl", "stl:task=AhR_LUC_Agonist"])
 def test_a_resumed_run_equals_an_uninterrupted_one(method):
-    straight = trial(method, dropout=0.2)
+    small = {"molecules": 1200, "val": 300, "test": 300, "widths": (16,), "dropout": 0.2}
+    straight = trial(method, **small)
     wanted = [straight.advance() for _ in range(2)]
-    first = trial(method, dropout=0.2)
+    first = trial(method, **small)
     first.advance()
     buffer = io.BytesIO()
     torch.save(first.state_dict(), buffer)
     buffer.seek(0)
-    second = trial(method, dropout=0.2)
+    second = trial(method, **small)
     second.load_state_dict(torch.load(buffer, weights_only=True))
     torch.manual_seed(99)  # the global generator does not matter
     assert timeless(second.advance()) == timeless(wanted[1])
@@ -155,7 +160,8 @@ def test_thresholds_come_from_the_validation_set_or_from_the_settings():
             test = [torch.sigmoid(s).numpy() for s in problem._model(problem._test.x, range(40))]
         for column, task in enumerate(toxcast.TASKS):
             used = best_threshold(problem._val.labels[:, column], val[column]) if threshold is None else threshold
-            by_hand = f1(problem._test.labels[:, column], test[column] >= used)
+            called, right = test[column] >= used, problem._test.labels[:, column] == 1
+            by_hand = 2 * (called & right).sum() / (called.sum() + right.sum())
             assert record["metrics"][f"{task}/F1"] == pytest.approx(by_hand, abs=0.02)  # ties after rounding
     same = {name: value for name, value in found["metrics"].items() if name.endswith("AUC")}
     assert same.items() <= other["metrics"].items()
@@ -202,10 +208,10 @@ def test_settings_out_of_range_are_refused(changes, message):
 
 
 def test_smoke_makes_a_whole_table(tmp_path):
-    outcomes = run(EXPERIMENT, "smoke", ("stl", "ls", "nash-mtl"), (0,), tmp_path)
+    outcomes = run(EXPERIMENT, "smoke", ("stl", "ls"), (0,), tmp_path)
     assert {outcome.status for outcome in outcomes} == {"done"}
     report = summarise(Store(tmp_path), EXPERIMENT, "smoke")
     rows = {row.method: row for row in report.rows}
-    assert set(rows) == {"stl", "ls", "nash-mtl"}
+    assert set(rows) == {"stl", "ls"}
     assert rows["ls"].delta_m is not None
     assert len(rows["stl"].metrics) == 80

@@ -19,7 +19,7 @@ import traceback
 from pathlib import Path
 from typing import Any
 
-CALLS = ("write", "fsync", "replace", "unlink", "open", "ftruncate", "mkdir")
+CALLS = ("write", "fsync", "replace", "unlink", "open", "ftruncate", "mkdir", "rename", "rmdir")
 """The calls through which a store changes what is on the disk."""
 
 NOBODY = 65534
@@ -49,7 +49,7 @@ class Fire:
             store: Folder of the runs.
             preset: Which preset.
             **kill: ``at`` and ``phase``: kill at that call of ``CALLS``; or ``after``: kill after so many seconds. Or
-                rather: ``limit``, the largest file in bytes, and ``nobody``, to give up the rights of root.
+                rather: ``limit``, the largest file in bytes; ``nobody``, to give up the rights of root; ``fresh``.
 
         Returns:
             ``killed``; else ``statuses``, ``notes``, ``calls`` (how many of ``CALLS``) and ``seconds``.
@@ -142,7 +142,9 @@ def train(job: dict[str, Any]) -> dict[str, Any]:
     bomb.arm()
     begin = time.perf_counter()
     try:
-        outcomes = run(experiment, job["preset"], job["methods"], [0], job["store"], checkpoint_seconds=0.0)
+        outcomes = run(
+            experiment, job["preset"], job["methods"], [0], job["store"], 1, job.get("fresh", False), None, 0.0
+        )
     finally:
         bomb.disarm()
     return {

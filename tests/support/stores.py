@@ -22,6 +22,7 @@ def numbers(store: Path, experiment: str | Experiment, preset: str = "smoke") ->
     """All that a store of finished runs says, but for times and attempts."""
     made = experiments.load(experiment) if isinstance(experiment, str) else experiment
     home, found = Store(store), {}
+    assert not list(Path(store).rglob(".*.discarded"))
     for run in home.runs(made.name, made.version, preset):
         assert run.status == "done"
         # a kill right after result.json leaves the older checkpoint there

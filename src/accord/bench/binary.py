@@ -19,9 +19,11 @@ def auc(labels: np.ndarray, scores: np.ndarray) -> float:
     return float(roc_auc_score(labels, scores))
 
 
-def f1(labels: np.ndarray, called: np.ndarray) -> float:
-    """F1 of the calls (N,), true for positive; 0 where no call is right."""
-    return float(f1_score(labels, called, zero_division=0))
+def f1(labels: np.ndarray, called: np.ndarray) -> list[float]:
+    """F1 of each task's calls (T, N), true for positive, for labels (T, N); 0 where no call is right."""
+    if len(labels) == 1:  # scikit-learn takes one column for a task with two classes
+        return [float(f1_score(labels[0], called[0], zero_division=0))]
+    return f1_score(labels.T, called.T, average=None, zero_division=0).tolist()
 
 
 def best_threshold(labels: np.ndarray, scores: np.ndarray) -> float:

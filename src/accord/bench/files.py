@@ -153,6 +153,6 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
         except ValueError as error:
             raise StoreError(
                 f"{path}, line {number} is not valid JSON ({error}): altered by hand or by a disk fault; "
-                "run it again with --fresh"
+                "run it again with --fresh (fresh=True)"
             ) from error
     return records

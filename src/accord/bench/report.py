@@ -237,7 +237,7 @@ def _data(groups: Iterable[Sequence[Run]]) -> list[str]:
         if data is not None:
             parts = data.items() if isinstance(data, dict) else [("", data)]
             found["; ".join(f"{name}: {text}" if name else str(text) for name, text in parts)] = None
-    return [f"Data: {text}." for text in found]
+    return [f"Data: {text}" for text in found]
 
 
 def _notes(experiment: Experiment, means: Mapping[str, Mapping[str, float]], names: Iterable[str]) -> list[str]:

@@ -132,8 +132,8 @@ class Run:
         if made != settings:
             raise StoreError(
                 f"run {label(self.key)} in {self.folder} was made with other settings than preset "
-                f"{self.key.preset!r} has now ({_difference(made, settings)}): give --fresh to run it anew, "
-                "or raise the experiment's version"
+                f"{self.key.preset!r} has now ({_difference(made, settings)}): give --fresh (fresh=True) to run it "
+                "anew, name another store, or raise the experiment's version"
             )
 
 

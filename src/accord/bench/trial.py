@@ -136,7 +136,7 @@ class ProblemTrial:
         if self.balancer is not None:
             self.balancer.load_state_dict(state["balancer"])
         self.problem.load_state_dict(state["problem"])
-        generators.restore(self.generators, state["generators"])
+        generators.restore(self.generators, state.get("generators", {}))
         for name, value in state["progress"].items():
             setattr(self, name, value)
         self.last.extend(state["last"])

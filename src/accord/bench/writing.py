@@ -35,6 +35,7 @@ def writing(run: Run, fresh: bool = False) -> Iterator[RunWriter]:
         StoreError: The disk refuses.
     """
     with locked(run):
+        _sweep(run)
         if fresh:
             discard(run)
         writer = RunWriter(run)
@@ -80,13 +81,21 @@ def require_locks() -> None:
 
 def discard(run: Run) -> None:
     """Remove a run's folder: at once for all readers, even if the process dies half way."""
-    doomed = run.folder.with_name(f".{run.folder.name}.discarded")
     with disk("remove", run.folder):
-        if doomed.exists():
-            shutil.rmtree(doomed)
         if run.folder.exists():
-            run.folder.rename(doomed)
-            shutil.rmtree(doomed)
+            run.folder.rename(_doomed(run))
+            shutil.rmtree(_doomed(run))
+
+
+def _sweep(run: Run) -> None:
+    """Remove what a process that died while discarding has left."""
+    with disk("remove", _doomed(run)):
+        if _doomed(run).exists():
+            shutil.rmtree(_doomed(run))
+
+
+def _doomed(run: Run) -> Path:
+    return run.folder.with_name(f".{run.folder.name}.discarded")
 
 
 class RunWriter:
@@ -175,7 +184,9 @@ class RunWriter:
             note = f"{faults[0]}; kept as {aside.name}; going on from the one before, unit {saved['unit']}"
             return saved["unit"], saved["state"], note
         if faults:
-            raise StoreError(f"{'; '.join(faults)}; no older checkpoint is whole: give --fresh to run it anew")
+            raise StoreError(
+                f"{'; '.join(faults)}; no older checkpoint is whole: give --fresh (fresh=True) to run it anew"
+            )
         return 0, None, ""
 
     def finish(self, result: dict[str, Any]) -> None:
@@ -223,7 +234,7 @@ class RunWriter:
         if missing:
             raise StoreError(
                 f"{self.run.folder / 'metrics.jsonl'} lacks unit {missing[0]} ({len(missing)} of the {unit} "
-                "units before the checkpoint): it was cut or altered; give --fresh to run it anew"
+                "units before the checkpoint): it was cut or altered; give --fresh (fresh=True) to run it anew"
             )
 
 

@@ -183,7 +183,7 @@ class CelebA(Problem):
             called.append(torch.stack(outputs) > 0)  # a probability above ½
             labels.append(right)
         calls, rights = torch.cat(called, 1).cpu().numpy(), torch.cat(labels, 1).cpu().numpy()  # (T, N)
-        return {f"{task}/F1": f1(y, c) for task, y, c in zip(self.active, rights, calls, strict=True)}
+        return {f"{task}/F1": value for task, value in zip(self.active, f1(rights, calls), strict=True)}
 
     def _refuse_single(self, split: str, count: int) -> None:
         """Raise where batch normalisation would see a single image."""

@@ -169,10 +169,10 @@ class ToxCast40(Problem):
             thresholds = [best_threshold(y, s) for y, s in zip(self._val.labels.T, val, strict=True)]
         else:
             thresholds = [float(np.log(self.settings.threshold / (1 - self.settings.threshold)))] * len(scores)
+        values = f1(judged.labels.T, scores >= np.array(thresholds)[:, None])
         found = {}
-        for task, y, s, threshold in zip(self.active, judged.labels.T, scores, thresholds, strict=True):
-            found[f"{task}/AUC"] = auc(y, s)
-            found[f"{task}/F1"] = f1(y, s >= threshold)
+        for task, y, s, value in zip(self.active, judged.labels.T, scores, values, strict=True):
+            found[f"{task}/AUC"], found[f"{task}/F1"] = auc(y, s), value
         return found
 
     @torch.no_grad()

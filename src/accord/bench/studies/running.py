@@ -114,10 +114,8 @@ def _gather(study: Study, context: Context, rows: Sequence[Setting], names: dict
     lines, report = lines_of(context, rows, names)
     title = f"{study.name}: {study.title}; {context.experiment.name}, preset {context.preset}"
     table = table_of(title, study.knob, study.columns, lines)
-    notes = [f"{note}." for note in report.notes if study.measured]
+    notes = [f"{note}." for note in report.notes if study.measured or note.startswith("Data:")]
     notes += [f"Not in the table: {each}" for each in report.left_out]
-    if any(run.result().get("data") == "synthetic" for line in lines for run in line.runs):
-        notes.append("The data are synthetic.")
     return StudyReport(study, context.experiment, context.preset, context.seeds, lines, (table,), tuple(notes), report)
 
 
