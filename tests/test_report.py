@@ -216,6 +216,16 @@ def test_methods_and_causes_are_shown_as_they_are_not_as_markup(full, experiment
     assert "cagrad:c=[1]" in text(summarise(full, experiment, "smoke"), 200)
 
 
+def test_a_baseline_of_zero_leaves_delta_m_blank_and_says_so(store, experiment, tmp_path):
+    put(store, "stl:task=left", 0, 0.0, None)
+    put(store, "stl:task=right", 0, None, 2.0)
+    put(store, "ls", 0, 2.0, 2.0)
+    report = summarise(store, experiment, "smoke")
+    assert rows(report)["ls"].delta_m is None
+    assert any("0 for left/distance" in note for note in report.notes)
+    assert "progress.png" not in [path.name for path in plots.draw(store, experiment, "smoke", tmp_path)]
+
+
 def test_the_table_says_what_the_data_were(store, experiment):
     for method, data in (("ls", "synthetic: made here"), ("uw", {"left": "real", "right": "drawn"})):
         run = store.run(RunKey("quadratic", 1, "smoke", MethodSpec.parse(method), 0))

@@ -31,6 +31,7 @@ class Fire:
 
     def __init__(self) -> None:
         paths = [str(Path(__file__).parent), str(Path(__file__).parent.parent)]
+        paths += [path for path in [os.environ.get("PYTHONPATH")] if path]
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "CUDA_VISIBLE_DEVICES": ""}
         environment.update(dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1"))
         self._process = subprocess.Popen(

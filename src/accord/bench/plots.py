@@ -189,6 +189,8 @@ def progress_figure(report: Report, runs: Sequence[Run]) -> Figure | None:
     higher = {name: metric.higher_is_better for name, metric in report.experiment.metrics}
     if not report.experiment.baseline or base is None or set(base.metrics) != set(higher):
         return None
+    if not all(value.mean for value in base.metrics.values()):
+        return None  # no change is relative to 0
     single = {name: value.mean for name, value in base.metrics.items()}
 
     def change(record: dict[str, Any]) -> list[float] | None:

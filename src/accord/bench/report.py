@@ -125,7 +125,7 @@ def summarise(store: Store, experiment: Experiment, preset: str, only: Collectio
     rows = []
     for method in sorted(groups, key=_order(experiment)):
         delta = None
-        if experiment.baseline and STL in whole and method in whole and method != STL:
+        if experiment.baseline and STL in whole and method in whole and method != STL and all(whole[STL].values()):
             delta = Value.of([delta_m(m, whole[STL], higher) for m in _per_seed(samples[method], higher)])
         values = {name: Value.of(list(per.values())) for name, per in samples[method].items()}
         seeds = min((len(per) for per in samples[method].values()), default=0)
@@ -252,6 +252,9 @@ def _notes(experiment: Experiment, means: Mapping[str, Mapping[str, float]], nam
         missing = dict.fromkeys(n.rpartition("/")[0] for n in names if not math.isfinite(have.get(n, math.nan)))
         which = f"of {', '.join(missing)}" if have else f"of any task: `accord run {experiment.name} --methods stl`"
         notes.append(f"Δm is blank: the store has no finished STL run {which}")
+    elif experiment.baseline and not all(means[STL].values()):
+        zero = ", ".join(name for name, value in means[STL].items() if value == 0)
+        notes.append(f"Δm is blank: single-task learning has 0 for {zero}, and a change relative to 0 is not defined")
     return notes
 
 
