@@ -49,7 +49,8 @@ class Fire:
             methods: Method specs.
             store: Folder of the runs.
             preset: Which preset.
-            **kill: ``at`` and ``phase``: kill at that call of ``CALLS``; or ``after``: kill after so many seconds. Or
+            **kill: ``at`` and ``phase``: kill before or after that call of ``CALLS``, or half
+                way through the next ``write`` from there on; or ``after``: kill after so many seconds. Or
                 rather: ``limit``, the largest file in bytes; ``nobody``, to give up the rights of root; ``fresh``.
 
         Returns:
@@ -179,9 +180,9 @@ class Bomb:
 
         def call(*arguments: Any, **options: Any) -> Any:
             self.count += 1
-            here = self.count == self.at
-            if here and self.phase == "half" and name == "write":
-                fd, data = arguments
+            here = self.count == self.at and self.phase != "half"
+            if self.phase == "half" and name == "write" and self.count >= self.at > 0:
+                here, (fd, data) = True, arguments
                 real(fd, data[: len(data) // 2])
             if here and self.phase != "after":
                 os.kill(os.getpid(), signal.SIGKILL)

@@ -133,7 +133,7 @@ EXPERIMENT = Experiment(
     version=1,
     summary="A small problem.",
     tasks=accord.bench.problem.task_specs(TASKS),
-    presets={"smoke": Settings(), "long": Settings(epochs=20, samples=40)},
+    presets={"smoke": Settings(), "short": Settings(epochs=2), "long": Settings(epochs=20, samples=40)},
     methods=("stl", "uw"),
     trial=TrialOf(Small),
     at_features=True,

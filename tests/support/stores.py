@@ -59,5 +59,5 @@ def check_after_kill(store: Path, experiment: str, preset: str = "smoke") -> Non
         assert not run.damage()
         units = [record["unit"] for record in run.records()]
         assert units == list(range(1, len(units) + 1))
-        for path in run.folder.glob("checkpoint*.pt"):
-            assert load_checkpoint(path)["unit"] <= len(units)
+        saved = [load_checkpoint(path)["unit"] for path in run.folder.glob("checkpoint*.pt")]
+        assert max(saved, default=0) in (len(units) - 1, len(units)) or not units  # one unit at most is lost
