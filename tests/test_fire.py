@@ -67,7 +67,7 @@ def burn(fire, experiment, methods, kills, folder):
 @pytest.mark.parametrize("experiment", KILLS)
 def test_runs_that_are_killed_go_on_to_the_same_bits(fire, tmp_path, experiment):
     methods, kills = KILLS[experiment]
-    burn(fire, experiment, methods, kills // 3, tmp_path)
+    burn(fire, experiment, methods, kills // 2, tmp_path)
 
 
 @pytest.mark.slow
