@@ -5,6 +5,7 @@ torchrun --nproc-per-node 2 examples/ddp.py        # gloo on CPUs, NCCL where th
 
 import argparse
 import os
+import sys
 
 import torch
 import torch.distributed as dist
@@ -71,3 +72,7 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--steps", type=int, default=50)
     main(parser.parse_args().steps)
+    sys.stdout.flush()
+    os._exit(
+        0
+    )  # all is done: gloo's threads can outlive the group, and would abort an interpreter that ends under them
