@@ -7,16 +7,15 @@ nothing about CelebA.
 from __future__ import annotations
 
 import os
-import shutil
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 
 from accord.bench.data.celeba import ATTRIBUTES, SIZE, SPLITS
+from accord.bench.data.making import made
 from accord.bench.spec import derive_seed
-from accord.errors import DataError, DependencyError
+from accord.errors import DependencyError
 
 VERSION = 1
 """Raised when a change alters the images; part of the folder's name."""
@@ -36,27 +35,7 @@ def make(counts: Mapping[str, int]) -> Path:
         DataError: The cache folder cannot be written.
         DependencyError: Pillow is not installed.
     """
-    folder = made_folder(counts)
-    if folder.is_dir():
-        return folder
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
-        try:
-            write(temporary, counts)
-            os.chmod(temporary, 0o755)  # mkdtemp makes folders that only their owner can read
-            os.rename(temporary, folder)
-        except OSError:
-            if not folder.is_dir():  # else another process was quicker, with the same images
-                raise
-        finally:
-            shutil.rmtree(temporary, ignore_errors=True)
-    except OSError as error:
-        raise DataError(
-            f"celeba: cannot make images in {folder.parent}: {error.strerror or error}; set ACCORD_CACHE to a folder "
-            "that is yours and has room"
-        ) from error
-    return folder
+    return made(made_folder(counts), lambda root: write(root, counts), "celeba: cannot make images")
 
 
 def write(root: Path, counts: Mapping[str, int]) -> None:

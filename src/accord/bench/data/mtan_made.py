@@ -8,15 +8,13 @@ about the real data sets.
 from __future__ import annotations
 
 import os
-import shutil
-import tempfile
 from pathlib import Path
 
 import numpy as np
 
+from accord.bench.data.making import made
 from accord.bench.data.mtan_layout import Layout
 from accord.bench.spec import derive_seed
-from accord.errors import DataError
 
 VERSION = 1
 """Raised when a change alters the scenes; part of the folder's name."""
@@ -36,27 +34,7 @@ def make(layout: Layout) -> Path:
     Raises:
         DataError: The cache folder cannot be written.
     """
-    folder = made_folder(layout)
-    if folder.is_dir():
-        return folder
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
-        try:
-            write(temporary, layout)
-            os.chmod(temporary, 0o755)  # mkdtemp makes folders that only their owner can read
-            os.rename(temporary, folder)
-        except OSError:
-            if not folder.is_dir():  # else another process was quicker, with the same scenes
-                raise
-        finally:
-            shutil.rmtree(temporary, ignore_errors=True)
-    except OSError as error:
-        raise DataError(
-            f"{layout.name}: cannot make scenes in {folder.parent}: {error.strerror or error}; set ACCORD_CACHE to a "
-            "folder that is yours and has room"
-        ) from error
-    return folder
+    return made(made_folder(layout), lambda root: write(root, layout), f"{layout.name}: cannot make scenes")
 
 
 def write(root: Path, layout: Layout) -> None:
