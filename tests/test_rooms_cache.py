@@ -113,7 +113,7 @@ def test_a_cache_that_cannot_be_used_is_told(tmp_path: Path, monkeypatch: pytest
 
 def test_bad_arguments_and_missing_packages_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ACCORD_CACHE", str(tmp_path))
-    with pytest.raises(OptionError, match="no split 'val'; the splits are train, test"):
+    with pytest.raises(OptionError, match="no split 'val'; the splits are train, validation, test"):
         load("val", 1, *SIZE)
     with pytest.raises(OptionError, match="0 frames"):
         load("train", 0, *SIZE)

@@ -85,9 +85,9 @@ def test_a_room_is_the_same_for_ever_and_no_two_are_alike(rooms: list[Room]) -> 
     assert make_room("train", 3) == rooms[3]
     assert len({room.size for room in rooms}) == len(rooms)
     # If these change, so do all frames: raise rooms_frames.FORMAT, and the experiment's version.
-    assert rooms[0].size == pytest.approx((5.26125283653, 3.91919133255, 2.38264651633), abs=1e-9)
-    assert len(rooms[0].parts) == 116
-    assert rooms[0].camera.eye == pytest.approx((0.257769169255, 2.93955068808, 1.20712327119), abs=1e-9)
+    assert rooms[0].size == pytest.approx((3.38411589484, 3.48283549838, 2.66497852594), abs=1e-9)
+    assert len(rooms[0].parts) == 97
+    assert rooms[0].camera.eye == pytest.approx((0.618967281481, 1.54593540242, 1.33419933038), abs=1e-9)
 
 
 def test_draws_are_uniform_and_follow_their_name() -> None:

@@ -24,11 +24,12 @@ from accord.errors import DataError, DependencyError, OptionError
 BLOCK = 16
 """Frames per cache file."""
 
-SPLITS = ("train", "test")
+SPLITS = ("train", "validation", "test")
+"""Choose settings by ``"validation"``; experiments train on ``"train"`` and report ``"test"``."""
 
 
 def cache_folder(height: int, width: int, samples: int) -> Path:
-    """``$ACCORD_CACHE/rooms/v1/<height>x<width>-<samples>``, by default under ``~/.cache/accord``."""
+    """``$ACCORD_CACHE/rooms/v2/<height>x<width>-<samples>``, by default under ``~/.cache/accord``."""
     root = Path(os.environ.get("ACCORD_CACHE", "~/.cache/accord")).expanduser()
     return root / "rooms" / f"v{FORMAT}" / f"{height}x{width}-{samples}"
 
@@ -48,7 +49,7 @@ def load(
     Several processes may call this at once: each block of frames is rendered by one of them.
 
     Args:
-        split: ``"train"`` or ``"test"``.
+        split: ``"train"``, ``"validation"`` or ``"test"``.
         count: How many frames.
         height: Pixels.
         width: Pixels.

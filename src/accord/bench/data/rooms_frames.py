@@ -18,7 +18,7 @@ from accord.bench.data.rooms_render import Frame
 from accord.bench.files import write_atomic
 from accord.errors import DataError, StoreError
 
-FORMAT = 1
+FORMAT = 2
 """Version of the rooms and of the files; a change of either raises it, and older files are left alone."""
 
 
