@@ -40,8 +40,8 @@ class RoomsPreset(SceneSettings):
 
 
 # Frames a sixth as wide as NYUv2's, so four blocks and not five, fewer channels, and few epochs at a higher rate that
-# falls once, by more than the published half. Chosen by runs of LS with seed 0 on an earlier set of rooms, none of which
-# is among today's: without zooming and mirroring, and with SegNet, it learned more in the time there is.
+# falls once, by more than the published half. Chosen by runs of LS with seed 0 on an earlier set of rooms, none of
+# which is among today's: without zooming and mirroring, and with SegNet, it learned more in the time there is.
 _LAPTOP = RoomsPreset(
     train=480,
     test=160,
