@@ -40,6 +40,10 @@ class LockedError(StoreError):
     """Another process is writing this run."""
 
 
+class WorkerError(AccordError, RuntimeError):
+    """A process that steps an environment died, or raised; its traceback is in the message."""
+
+
 class DependencyError(AccordError, ImportError):
     """An optional dependency is missing; the message names the extra that brings it."""
 

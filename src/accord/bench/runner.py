@@ -163,7 +163,7 @@ def expand(experiment: Experiment, text: str) -> list[MethodSpec]:
     spec = MethodSpec.parse(text)
     tasks = [task.name for task in experiment.tasks]
     if spec.name != "stl":
-        plain, place = place_of(spec)
+        plain, place = place_of(experiment.own_options(spec))
         registry.make(str(plain), tasks)  # raises on unknown names and wrong options
         if place == "features" and not experiment.at_features:
             raise OptionError(f"experiment {experiment.name!r} has no shared representation: leave at=features away")

@@ -124,6 +124,9 @@ class Experiment:
         prepare: ``prepare(preset)`` makes and caches the data a preset needs, once, in the parent process.
         figures: ``figures(preset, runs, folder)`` draws the experiment's own figures and returns their paths;
             ``runs`` is a sequence of finished runs (see ``accord.bench.store.Run``).
+        remarks: ``remarks(preset, runs)`` gives lines that go with the table, computed from finished runs.
+        averages: Names of metrics that every task has and whose mean over tasks gets a column.
+        own_options: Gives back a method without the options that are the experiment's own, having checked them.
         baseline: Whether Δm against STL is defined (it is not for the toy problem).
         at_features: Whether its trials know the option ``at=features`` of methods (see ``accord.bench.balancing``).
     """
@@ -137,6 +140,9 @@ class Experiment:
     trial: Callable[[Any, MethodSpec, int], Trial]
     prepare: Callable[[Any], None] = lambda preset: None
     figures: Callable[[Any, Sequence[Any], Path], list[Path]] | None = None
+    remarks: Callable[[Any, Sequence[Any]], Sequence[str]] = lambda preset, runs: ()
+    averages: tuple[str, ...] = ()
+    own_options: Callable[[MethodSpec], MethodSpec] = lambda method: method
     baseline: bool = True
     at_features: bool = False
 

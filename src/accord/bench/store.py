@@ -205,11 +205,11 @@ class Store:
 
     def presets(self, experiment: str, version: int) -> tuple[str, ...]:
         """The presets of an experiment that have runs here."""
-        root = self.root / f"{experiment}-v{version}"
+        root = self.root / _experiment_folder(experiment, version)
         return tuple(sorted({path.parts[-4] for path in root.glob("*/*/seed-*/run.json")}))
 
     def _folder(self, experiment: str, version: int, preset: str) -> Path:
-        return self.root / f"{experiment}-v{version}" / preset
+        return self.root / _experiment_folder(experiment, version) / preset
 
     def _check(self, marker: Any) -> None:
         found = marker.get("format") if isinstance(marker, dict) else None
@@ -219,6 +219,10 @@ class Store:
                 f"store {self.root}: format {found!r}, made by {maker}; accord {accord_version()} reads "
                 f"format {FORMAT}: name another folder with --store, or use the accord that made it"
             )
+
+
+def _experiment_folder(experiment: str, version: int) -> str:
+    return f"{slug(experiment) if ':' in experiment else experiment}-v{version}"
 
 
 def key_to_json(key: RunKey) -> dict[str, Any]:

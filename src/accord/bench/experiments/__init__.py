@@ -30,6 +30,8 @@ _BUILT_IN = {
     "rooms": "accord.bench.experiments.rooms",
     "toxcast40": "accord.bench.experiments.toxcast40",
     "celeba": "accord.bench.experiments.celeba",
+    "mt10": "accord.bench.experiments.mt:MT10_EXPERIMENT",
+    "mt50": "accord.bench.experiments.mt:MT50_EXPERIMENT",
 }
 _EXTRAS = {
     "toy": "bench",
@@ -42,6 +44,8 @@ _EXTRAS = {
     "rooms": "experiments",
     "toxcast40": "experiments",
     "celeba": "experiments",
+    "mt10": "rl",
+    "mt50": "rl",
 }
 
 
@@ -52,17 +56,22 @@ def names() -> tuple[str, ...]:
 
 
 def load(name: str) -> Experiment:
-    """The experiment of that name, or at ``package.module:ATTRIBUTE``.
+    """The experiment of that name, at ``package.module:ATTRIBUTE``, or on named tasks: ``mt:reach,push``.
 
     Raises:
         UnknownNameError: No such experiment; the nearest is suggested.
         DependencyError: It needs a package that is not installed; the extra that brings it is named.
     """
+    if name.startswith("mt:"):
+        from accord.bench.experiments.mt import by_tasks
+
+        return by_tasks(name)
     if ":" in name:
         return _by_path(name)
     if name in _BUILT_IN:
+        module, _, attribute = _BUILT_IN[name].partition(":")
         try:
-            return importlib.import_module(_BUILT_IN[name]).EXPERIMENT
+            return getattr(importlib.import_module(module), attribute or "EXPERIMENT")
         except ModuleNotFoundError as error:
             if error.name is None or error.name.split(".")[0] == "accord":
                 raise

@@ -1,0 +1,1 @@
+"""Multi-task reinforcement learning on Meta-World: environments, soft actor-critic, imitation."""
