@@ -36,14 +36,14 @@ METHODS = (
     "fairgrad",
     "famo",
 )
-"""The rows of Nash-MTL's Tables 4 and 5 (``ls`` is MTL SAC, with ``net=`` the other architectures), FairGrad and FAMO."""
+"""The rows of Nash-MTL's Tables 4 and 5 (``ls`` is MTL SAC, other networks with ``net=``), FairGrad and FAMO."""
 
 _WIDE = NetworkSettings(widths=(400, 400, 400))
 _PAPER = SACPreset(
     tasks=MT10,
     # CARE's code and what came of it: no task id, one goal a task, one evaluation episode. Its buffer of a million
     # transitions is sampled uniformly over tasks; here every task has its 128 of the 1,280 samples.
-    sac=SACSettings(network=replace(_WIDE, task_id=False), batch=128),
+    sac=SACSettings(network=replace(_WIDE, task_id=False), batch=128, log_std_form="tanh"),
     steps=2_000_000,
     random_steps=1_500,
     first_updates=1_500,
@@ -67,7 +67,9 @@ _PLUS = SACPreset(
 )
 _LAPTOP = SACPreset(
     tasks=MT10,
-    sac=SACSettings(network=NetworkSettings(widths=(128, 128)), batch=64, temperature=0.3, target_entropy=-2.0),
+    sac=SACSettings(
+        network=NetworkSettings(widths=(128, 128), initial="torch"), batch=64, temperature=0.3, target_entropy=-2.0
+    ),
     steps=42_000,
     random_steps=1_500,
     reward_scale="standardised",

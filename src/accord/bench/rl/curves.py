@@ -34,14 +34,8 @@ def _mean(found: Sequence[Success]) -> Figure:
         style = line_style(number)
         axes.plot(success.steps, success.curves.mean(0), label=f"{success.method} ({success.seeds})", **style)
         if success.seeds > 1:
-            axes.fill_between(
-                success.steps,
-                success.curves.min(0),
-                success.curves.max(0),
-                color=style["color"],
-                alpha=0.1,
-                linewidth=0,
-            )
+            low, high = success.curves.min(0), success.curves.max(0)
+            axes.fill_between(success.steps, low, high, color=style["color"], alpha=0.1, linewidth=0)
     axes.set_ylim(-0.03, 1.03)
     axes.margins(x=0)
     axes.grid()

@@ -12,7 +12,7 @@ import pickle
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, Literal
 
 os.environ.setdefault("MUJOCO_GL", "disabled")  # read when mujoco is imported; videos set it before
 
@@ -60,7 +60,7 @@ class TaskEnvironment(gymnasium.Env[npt.NDArray[np.float32], npt.NDArray[np.floa
         DependencyError: The installed metaworld has another interface.
     """
 
-    metadata: ClassVar[dict[str, Any]] = {"render_modes": ["rgb_array"]}
+    metadata = {"render_modes": ["rgb_array"]}  # noqa: RUF012 - as gymnasium declares it
 
     def __init__(
         self,
@@ -68,7 +68,7 @@ class TaskEnvironment(gymnasium.Env[npt.NDArray[np.float32], npt.NDArray[np.floa
         goals: Mapping[str, Goals],
         horizon: int = 150,
         rewards: RewardVersion = "v2",
-        render_mode: str | None = None,
+        render_mode: Literal["rgb_array"] | None = None,
         camera: str | None = None,
     ) -> None:
         self.task, self.horizon, self.render_mode = task, horizon, render_mode

@@ -33,6 +33,7 @@ BY_LOSS = ("uw", "si", "dwa", "famo", "gls", "stch", "gradnorm")
 def actor_method(method: MethodSpec) -> MethodSpec:
     """What balances the actor's losses: the method itself, or linear scalarization for those that go by losses.
 
-    The critic's losses are squares; the actor's have the sign of the returns. FAMO's code balances the critic alone, too.
+    The critic's losses are squares; the actor's have the sign of the returns. FAMO's code, too, balances the critic
+    alone.
     """
     return MethodSpec("ls") if method.name in BY_LOSS else method

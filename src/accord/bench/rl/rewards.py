@@ -21,10 +21,10 @@ class RewardScale:
     """Rewards as the learner sees them.
 
     * ``"raw"``: as the environment gives them (Meta-World+, 2025).
-    * ``"deviation"``: divided by the square root of an exponential moving variance of the task's rewards, rate 1e-3, from
-      mean 0 and variance 1, at the moment they are collected (the lineage of CARE, CAGrad and Nash-MTL).
-    * ``"standardised"``: less the mean of the task's rewards in the replay buffer, divided by their deviation, both taken
-      anew every ``every`` steps. A constant may be taken off only because all episodes have one length.
+    * ``"deviation"``: divided by the square root of an exponential moving variance of the task's rewards, rate 1e-3,
+      from mean 0 and variance 1, at the moment they are collected (the lineage of CARE, CAGrad and Nash-MTL).
+    * ``"standardised"``: less the mean of the task's rewards in the replay buffer, divided by their deviation, both
+      taken anew every ``every`` steps. A constant may be taken off only because all episodes have one length.
 
     Args:
         mode: One of these.

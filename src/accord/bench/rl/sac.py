@@ -11,7 +11,7 @@ import copy
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import torch
@@ -43,10 +43,12 @@ class SACSettings:
         temperatures: ``"per-task"``, or ``"shared"`` as in CAGrad's code, where one α serves all.
         target_entropy: What α is steered towards, in nats; −4 is minus the number of actions.
         log_std: Bounds of the logarithm of the policy's standard deviation.
+        log_std_form: ``"clamp"`` cuts the network's output off at the bounds; ``"tanh"`` squashes it between them, as
+            the code of CARE does, from −9 at an output of 0.
         compile: Have ``torch.compile`` fuse the target's computation and the policy (needs a C++ compiler).
     """
 
-    network: NetworkSettings = NetworkSettings()
+    network: NetworkSettings = field(default_factory=NetworkSettings)
     batch: int = 128
     discount: float = 0.99
     averaging: float = 0.005
@@ -57,20 +59,24 @@ class SACSettings:
     temperatures: str = "per-task"
     target_entropy: float = -4.0
     log_std: tuple[float, float] = (-20.0, 2.0)
+    log_std_form: str = "clamp"
     compile: bool = False
 
 
 class Actor(nn.Module):
     """A policy: a Gaussian, squashed by tanh, whose mean and log-deviation the network gives."""
 
-    def __init__(self, network: Network, log_std: tuple[float, float]) -> None:
+    def __init__(self, network: Network, log_std: tuple[float, float] = (-20.0, 2.0), form: str = "clamp") -> None:
         super().__init__()
-        self.network, self.log_std = network, log_std
+        if form not in ("clamp", "tanh"):
+            raise OptionError(f"log_std_form={form!r} must be 'clamp' or 'tanh'")
+        self.network, self.log_std, self.form = network, log_std, form
 
     def forward(self, state: Tensor, task: Tensor, head: nn.Module | None = None) -> tuple[Tensor, Tensor]:
         """Mean and log-deviation before squashing, (…, 4) each."""
         mean, log_std = self.network(state, None, task, head).chunk(2, dim=-1)
-        return mean, log_std.clamp(*self.log_std)
+        low, high = self.log_std
+        return mean, log_std.clamp(low, high) if self.form == "clamp" else low + (high - low) / 2 * (log_std.tanh() + 1)
 
     def sample(
         self, state: Tensor, task: Tensor, noise: Tensor, head: nn.Module | None = None
@@ -113,7 +119,7 @@ class Agent(nn.Module):
         def network(inputs: int, outputs: int) -> Network:
             return make_network(settings.network, state=state, action=inputs, outputs=outputs, tasks=tasks)
 
-        self.actor = Actor(network(0, 2 * action), settings.log_std)
+        self.actor = Actor(network(0, 2 * action), settings.log_std, settings.log_std_form)
         self.critic = Critic(network(action, 1), network(action, 1))
         self.target = copy.deepcopy(self.critic).requires_grad_(False)
         count = len(tasks) if settings.temperatures == "per-task" else 1
@@ -141,7 +147,7 @@ def critic_loss(critic: Critic, batch: Batch, head: nn.Module | None = None) -> 
     return (values - batch["target"]).square().sum(0).mean()
 
 
-def actor_loss(agent: nn.ModuleDict, batch: Batch, head: Any = None) -> Tensor:
+def actor_loss(agent: Any, batch: Batch, head: Any = None) -> Tensor:
     """One task's loss: α log π(a|s) − min(Q₁, Q₂)(s, a) with a from the policy, a mean over its samples."""
     own = (None, None) if head is None else (head["actor"], head["critic"])
     action, density = agent["actor"].sample(batch["state"], batch["task"], batch["noise"], own[0])
@@ -151,7 +157,10 @@ def actor_loss(agent: nn.ModuleDict, batch: Batch, head: Any = None) -> Tensor:
 
 @torch.no_grad()
 def targets(agent: Agent, batch: Batch, noise: Tensor, discount: float) -> Tensor:
-    """y = r + γ (min(Q̄₁, Q̄₂)(s', a') − α log π(a'|s')), (K, B). Nothing ends but by truncation, so γ never is 0."""
+    """The critic's targets r + γ (min(Q̄₁, Q̄₂)(s', a') − α log π(a'|s')), (K, B).
+
+    Episodes end by truncation alone, so that every next state has a value.
+    """
     action, density = agent.actor.sample(batch["after"], agent.task, noise)
     values = agent.target(batch["after"], action, agent.task).amin(0)
     return batch["reward"] + discount * (values - agent.alpha[:, None] * density)

@@ -90,17 +90,8 @@ def _summary(method: str, seeds: Sequence[dict[str, Any]], tasks: Sequence[str])
     at = int(curves.mean(0).argmax())
     last = curves[:, -1]
     middle, interval = interquartile_mean(last)
-    return Success(
-        method,
-        len(seeds),
-        steps,
-        curves,
-        float(curves.mean(0)[at]),
-        float(steps[at]),
-        Value.of(last.tolist()),
-        middle,
-        interval,
-    )
+    best, ended = float(curves.mean(0)[at]), Value.of(last.tolist())
+    return Success(method, len(seeds), steps, curves, best, float(steps[at]), ended, middle, interval)
 
 
 def interquartile_mean(

@@ -131,7 +131,7 @@ class SACTrial:
         }
 
     def evaluate(self) -> dict[str, Any]:
-        """Episodes of the deterministic policy: success at any step, and returns, a mean over episodes for each task."""
+        """Episodes of the deterministic policy: success at any step and returns, means for each task."""
         environments = self._environments()
         solved, returns = [], []
         for episode in range(self.preset.eval_episodes):
@@ -253,8 +253,8 @@ def check_preset(preset: SACPreset) -> None:
     """Raise OptionError where settings contradict each other."""
     if preset.eval_every % preset.horizon:
         raise OptionError(
-            f"eval_every={preset.eval_every} is not a multiple of horizon={preset.horizon}: evaluations and checkpoints lie "
-            "between episodes"
+            f"eval_every={preset.eval_every} is not a multiple of horizon={preset.horizon}: evaluations and "
+            "checkpoints lie between episodes"
         )
     if preset.steps % preset.horizon:
         raise OptionError(f"steps={preset.steps} is not a multiple of horizon={preset.horizon}")
