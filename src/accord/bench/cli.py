@@ -121,6 +121,10 @@ class ReportVerb:
     """Such as toy or qm9 (see `accord list`), or package.module:EXPERIMENT."""
     preset: str = "laptop"
     """Whose runs to show."""
+    methods: Annotated[tuple[str, ...], arg(metavar="SPEC ...", help_behavior_hint="(default: all)")] = ()
+    """Rows to show, such as stl ls nash-mtl; ranks are among them."""
+    seeds: Annotated[tuple[int, ...], arg(metavar="SEED ...", help_behavior_hint="(default: all)")] = ()
+    """Seeds to take into the means."""
     store: Folder = Path("runs")
     """Where runs are kept."""
     format: Literal["table", "markdown", "csv", "json"] = "table"
@@ -130,7 +134,7 @@ class ReportVerb:
 
     def __call__(self) -> int:
         """Print or write."""
-        _report(self.store, self.experiment, self.preset, self.format, self.out)
+        _report(self.store, self.experiment, self.preset, self.format, self.out, self.methods, self.seeds)
         return OK
 
 
@@ -153,10 +157,10 @@ class Plot:
         """Draw, and say where."""
         from accord.bench.experiments import load
         from accord.bench.plots import draw
-        from accord.bench.store import Store
+        from accord.bench.store import Store, figures_folder
 
         experiment = load(self.experiment)
-        folder = self.out or self.store / "figures" / f"{experiment.name}-{self.preset}"
+        folder = self.out or figures_folder(self.store, experiment.name, self.preset)
         paths = draw(Store(self.store), experiment, self.preset, folder, self.format)
         if paths:
             print(f"figures in {folder}: {', '.join(path.name for path in paths)}")
@@ -289,13 +293,23 @@ def _parse(args: list[str]) -> Verb:
     )
 
 
-def _report(store: Path, name: str, preset: str, form: str = "table", out: Path | None = None) -> None:
+def _report(
+    store: Path,
+    name: str,
+    preset: str,
+    form: str = "table",
+    out: Path | None = None,
+    methods: Sequence[str] = (),
+    seeds: Sequence[int] = (),
+) -> None:
     from accord.bench import report, tables
     from accord.bench.experiments import load
     from accord.bench.files import write_atomic
     from accord.bench.store import Store
 
-    summary = report.summarise(Store(store), load(name), preset)
+    home, experiment = Store(store), load(name)
+    only = report.select(home, experiment, preset, methods, seeds) if methods or seeds else None
+    summary = report.summarise(home, experiment, preset, only)
     if form == "table" and out is None:
         tables.print_report(summary, _console())
         return

@@ -7,11 +7,11 @@ import math
 import statistics
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from accord.bench.runner import check_preset
+from accord.bench.runner import check_methods, check_preset, check_seeds, expand
 from accord.bench.spec import Experiment, RunKey
 from accord.bench.store import Run, Store
 from accord.errors import StoreError
@@ -54,6 +54,7 @@ class Row:
         residual: The worst certificate seen in any step that has a solution; None for methods without one.
         unsolved: Share of the steps whose weights do not meet the method's definition, such as those at a Pareto
             stationary point; None where the runs do not say.
+        averages: ``{metric: Value}``, the means over tasks of the experiment's ``averages``; of seeds with all tasks.
     """
 
     method: str
@@ -64,6 +65,7 @@ class Row:
     seconds_per_step: float | None = None
     residual: float | None = None
     unsolved: float | None = None
+    averages: Mapping[str, Value] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -96,18 +98,26 @@ def summarise(store: Store, experiment: Experiment, preset: str, only: Collectio
 
     Raises:
         UnknownNameError: The experiment has no such preset.
-        StoreError: There are no runs of it, or a file is damaged.
+        StoreError: There are no runs of it.
     """
     check_preset(experiment, preset)
     groups: dict[str, list[Run]] = defaultdict(list)
-    left_out = []
-    for run in store.runs(experiment.name, experiment.version, preset):
+    left_out: list[str] = []
+
+    def damaged(folder: Path, error: StoreError) -> None:
+        left_out.append(f"{folder.parent.name} {folder.name}: damaged: {error}")
+
+    for run in store.runs(experiment.name, experiment.version, preset, damaged):
         if only is not None and run.key not in only:
             continue
-        if run.status == "done":
-            groups[STL if run.key.method.name == STL else str(run.key.method)].append(run)
-        else:
-            left_out.append(_why(run))
+        try:
+            if run.status == "done":
+                run.result(), run.records()  # all that is read below
+                groups[STL if run.key.method.name == STL else str(run.key.method)].append(run)
+            else:
+                left_out.append(_why(run))
+        except StoreError as error:
+            damaged(run.folder, error)
     if not groups and not left_out:
         others = store.presets(experiment.name, experiment.version)
         found = f"; it has runs of preset {', '.join(others)}" if others else ""
@@ -122,6 +132,7 @@ def summarise(store: Store, experiment: Experiment, preset: str, only: Collectio
     rivals = {method: values for method, values in whole.items() if method != STL}
     ranks = mean_rank(rivals, higher) if rivals and experiment.baseline else {}
     notes = [*_data(groups.values()), *_notes(experiment, means, higher)]
+    notes += experiment.remarks(experiment.presets[preset], [run for runs in groups.values() for run in runs])
     rows = []
     for method in sorted(groups, key=_order(experiment)):
         delta = None
@@ -131,21 +142,50 @@ def summarise(store: Store, experiment: Experiment, preset: str, only: Collectio
         seeds = min((len(per) for per in samples[method].values()), default=0)
         runs = groups[method]
         costs = _seconds(runs), _residual(runs), _unsolved(runs)
-        rows.append(Row(method, seeds, values, ranks.get(method), delta, *costs))
+        averages = {name: _average(experiment, samples[method], name) for name in experiment.averages}
+        found = {name: value for name, value in averages.items() if value is not None}
+        rows.append(Row(method, seeds, values, ranks.get(method), delta, *costs, averages=found))
     return Report(experiment, preset, tuple(rows), tuple(left_out), tuple(notes))
+
+
+def select(
+    store: Store, experiment: Experiment, preset: str, methods: Iterable[str] = (), seeds: Iterable[int] = ()
+) -> set[RunKey]:
+    """The runs in a store of some methods and seeds, for ``summarise``; no methods or no seeds stand for all.
+
+    Raises:
+        UnknownNameError, OptionError: A spec is not known, or a seed is given twice.
+        StoreError: There is no run of a method, or none of a seed.
+    """
+    check_preset(experiment, preset)
+    wanted = {text: expand(experiment, text) for text in check_methods(methods)}
+    numbers = check_seeds(seeds)
+    there = [run.key for run in store.runs(experiment.name, experiment.version, preset, lambda folder, error: None)]
+    specs = [spec for found in wanted.values() for spec in found]
+    keys = {k for k in there if (not specs or k.method in specs) and (not numbers or k.seed in numbers)}
+    missing = [text for text, found in wanted.items() if not any(key.method in found for key in keys)]
+    missing += [f"seed {seed}" for seed in numbers if not any(key.seed == seed for key in keys)]
+    if missing:
+        have = ", ".join(dict.fromkeys(STL if key.method.name == STL else str(key.method) for key in there))
+        raise StoreError(
+            f"store {store.root} has no runs of {', '.join(missing)} in {experiment.name}, preset {preset!r}"
+            + (f"; it has {have}, of seeds {', '.join(map(str, sorted({key.seed for key in there})))}" if there else "")
+        )
+    return keys
 
 
 def frame(report: Report) -> polars.DataFrame:
     """The table with one column a number, for further computation.
 
     Columns: ``method``, ``seeds``, then ``task/metric`` and ``task/metric ±`` (standard error, null with one
-    seed) for each metric, ``mean_rank``, ``delta_m`` and ``delta_m ±`` in percent, ``seconds_per_step``,
-    ``residual``, ``unsolved``.
+    seed) for each metric, ``mean metric`` for those that the experiment averages over tasks, ``mean_rank``,
+    ``delta_m`` and ``delta_m ±`` in percent, ``seconds_per_step``, ``residual``, ``unsolved``.
     """
     import polars
 
     schema: dict[str, Any] = {"method": polars.String, "seeds": polars.Int64}
     numbers = [f"{name}{suffix}" for name, _ in report.experiment.metrics for suffix in ("", " ±")]
+    numbers += [f"mean {name}{suffix}" for name in report.experiment.averages for suffix in ("", " ±")]
     numbers += ["mean_rank", "delta_m", "delta_m ±", "seconds_per_step", "residual", "unsolved"]
     schema.update(dict.fromkeys(numbers, polars.Float64))
     return polars.DataFrame([_flat(row) for row in report.rows], schema=schema)
@@ -170,6 +210,8 @@ def _flat(row: Row) -> dict[str, Any]:
     flat: dict[str, Any] = {"method": row.method, "seeds": row.seeds}
     for name, value in row.metrics.items():
         flat |= {name: value.mean, f"{name} ±": value.error}
+    for name, value in row.averages.items():
+        flat |= {f"mean {name}": value.mean, f"mean {name} ±": value.error}
     delta = row.delta_m
     return flat | {
         "mean_rank": row.mean_rank,
@@ -193,6 +235,15 @@ def _samples(runs: Iterable[Run], known: Iterable[str]) -> dict[str, dict[int, f
             if name in found:
                 found[name][run.key.seed] = value
     return {name: per for name, per in found.items() if per}
+
+
+def _average(experiment: Experiment, samples: Mapping[str, Mapping[int, float]], metric: str) -> Value | None:
+    """A metric's mean over tasks, and its standard error over the seeds that have all tasks."""
+    names = [f"{task.name}/{metric}" for task in experiment.tasks]
+    if any(name not in samples for name in names):
+        return None
+    each = [statistics.fmean(values.values()) for values in _per_seed(samples, names)]
+    return Value.of(each) if each else None
 
 
 def _per_seed(samples: Mapping[str, Mapping[int, float]], names: Iterable[str]) -> list[dict[str, float]]:

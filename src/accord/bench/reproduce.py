@@ -214,10 +214,11 @@ def side_by_side(item: Item, preset: str = "laptop", store: str | Path = "runs",
 def draw_pictures(side: SideBySide, store: str | Path, kind: str = "png") -> SideBySide:
     """The same, with the figures of the experiment that correspond to the published one drawn."""
     from accord.bench.plots import draw
-    from accord.bench.store import Store
+    from accord.bench.store import Store, figures_folder
     from accord.bench.studies import draw_study
 
-    folder = Path(store) / "figures" / f"{side.experiment}-{side.preset}"
+    assert side.experiment is not None  # there are runs
+    folder = figures_folder(Path(store), side.experiment, side.preset)
     if side.study is not None:
         return replace(side, pictures=tuple(draw_study(side.study, folder / "studies", kind)))
     if side.experiment is None or not side.item.pictures or all(line.ours is None for line in side.lines):

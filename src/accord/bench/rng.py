@@ -65,7 +65,7 @@ def set_state(state: dict[str, Any]) -> None:
     if len(state["cuda"]) > torch.cuda.device_count():
         raise StoreError(
             f"the checkpoint holds the random states of {len(state['cuda'])} GPUs, but this machine has "
-            f"{torch.cuda.device_count()}: resume it where it ran, or give --fresh"
+            f"{torch.cuda.device_count()}: resume it where it ran, or begin anew with --fresh (fresh=True)"
         )
     if state["cuda"]:
         torch.cuda.set_rng_state_all(state["cuda"])

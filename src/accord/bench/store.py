@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -184,11 +184,19 @@ class Store:
         folder = self._folder(key.experiment, key.version, key.preset) / slug(str(key.method)) / f"seed-{key.seed}"
         return Run(key, folder)
 
-    def runs(self, experiment: str, version: int, preset: str) -> Iterator[Run]:
+    def runs(
+        self, experiment: str, version: int, preset: str, damaged: Callable[[Path, StoreError], None] | None = None
+    ) -> Iterator[Run]:
         """Every run of one preset of an experiment, by method and seed.
 
+        Args:
+            experiment: Its name.
+            version: Its version.
+            preset: Which preset.
+            damaged: Called with the folder and the error of what cannot be read, which is then passed over.
+
         Raises:
-            StoreError: A run's folder does not hold the run that its name says.
+            StoreError: A run's folder does not hold the run that its name says; not with ``damaged``.
         """
         folder = self._folder(experiment, version, preset)
         for path in sorted(folder.glob("*/seed-*"), key=lambda p: (p.parts[-2], _seed(p))):
@@ -196,12 +204,23 @@ class Store:
             if not path.is_dir() or not present(file):
                 continue
             try:
-                run = self.run(key_from_json(_read_info(file)["key"]))
-            except (OptionError, KeyError) as error:
-                raise StoreError(f"{file} names no run ({error!r}), so that it was altered by hand; {FRESH}") from error
-            if run.folder != path:
-                raise StoreError(f"{file} describes {label(run.key)}, which belongs in {run.folder}: move it back")
+                run = self._described(path, file)
+            except StoreError as error:
+                if damaged is None:
+                    raise
+                damaged(path, error)
+                continue
             yield run
+
+    def _described(self, path: Path, file: Path) -> Run:
+        """The run in a folder, by what its ``run.json`` says."""
+        try:
+            run = self.run(key_from_json(_read_info(file)["key"]))
+        except (OptionError, KeyError) as error:
+            raise StoreError(f"{file} names no run ({error!r}), so that it was altered by hand; {FRESH}") from error
+        if run.folder != path:
+            raise StoreError(f"{file} describes {label(run.key)}, which belongs in {run.folder}: move it back")
+        return run
 
     def presets(self, experiment: str, version: int) -> tuple[str, ...]:
         """The presets of an experiment that have runs here."""
@@ -221,8 +240,18 @@ class Store:
             )
 
 
+def figures_folder(store: Path, experiment: str, preset: str) -> Path:
+    """Where a preset's figures go unless told otherwise."""
+    return store / "figures" / f"{_plain(experiment)}-{preset}"
+
+
 def _experiment_folder(experiment: str, version: int) -> str:
-    return f"{slug(experiment) if ':' in experiment else experiment}-v{version}"
+    return f"{_plain(experiment)}-v{version}"
+
+
+def _plain(experiment: str) -> str:
+    """An experiment's name for a folder: itself, but for names such as ``mt:reach,push``."""
+    return slug(experiment) if ":" in experiment else experiment
 
 
 def key_to_json(key: RunKey) -> dict[str, Any]:

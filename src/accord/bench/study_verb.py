@@ -43,6 +43,7 @@ class StudyVerb:
         """Run, print, draw."""
         from accord.bench import cli, studies
         from accord.bench.progress import shown
+        from accord.bench.store import figures_folder
         from accord.bench.studies import text
 
         if not self.study:
@@ -61,7 +62,7 @@ class StudyVerb:
             return cli.INTERRUPTED
         forms = {name: partial(form, report) for name, form in text.FORMS.items()}
         cli._print(forms, self.format, self.out, lambda: text.print_study(report, cli._console()))
-        folder = self.store / "figures" / f"{report.experiment.name}-{self.preset}" / "studies"
+        folder = figures_folder(self.store, report.experiment.name, self.preset) / "studies"
         paths = studies.draw_study(report, folder)
         if paths:
             cli._say(f"figures in {folder}: {', '.join(path.name for path in paths)}")

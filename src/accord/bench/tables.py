@@ -76,6 +76,11 @@ def columns(report: Report) -> tuple[list[Column], list[Column]]:
         values = [row.metrics.get(name) for row in report.rows]
         metrics.append(_numbers(report, heading, values, metric.higher_is_better))
     summary = []
+    for name in report.experiment.averages:
+        metric = next(m for task in report.experiment.tasks for m in task.metrics if m.name == name)
+        arrow = "↑" if metric.higher_is_better else "↓"
+        values = [row.averages.get(name) for row in report.rows]
+        summary.append(_numbers(report, ("mean", f"{name} {arrow}"), values, metric.higher_is_better))
     if report.experiment.baseline:
         summary.append(_numbers(report, ("mean", "rank ↓"), [_plain(r.mean_rank) for r in report.rows], places=2))
         summary.append(_numbers(report, ("Δm", "(%) ↓"), [r.delta_m for r in report.rows], places=2))

@@ -9,15 +9,14 @@ from __future__ import annotations
 import functools
 import hashlib
 import os
-from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from accord.bench.data.arrays import open_array
+from accord.bench.data.bars import counted
 from accord.bench.data.celeba import REMEDY, Split, read_image
 from accord.bench.files import read_json, write_json
 from accord.errors import DataError, DependencyError, StoreError
@@ -135,7 +134,8 @@ def _write(path: Path, split: Split, size: int, show: bool) -> str:
     state = hashlib.sha256()
     paths = [split.folder / name for name in split.names]
     header = {"descr": "|u1", "fortran_order": False, "shape": (len(paths), 3, size, size)}
-    with path.open("wb") as file, ThreadPoolExecutor(os.cpu_count() or 1) as pool, _bar(split, show) as advance:
+    bar = counted("celeba", f"decoding the {split.name} images", len(split), show)
+    with path.open("wb") as file, ThreadPoolExecutor(os.cpu_count() or 1) as pool, bar as advance:
         np.lib.format.write_array_header_1_0(file, header)
         for start in range(0, len(paths), _BLOCK):
             block = paths[start : start + _BLOCK]
@@ -147,23 +147,3 @@ def _write(path: Path, split: Split, size: int, show: bool) -> str:
         file.flush()
         os.fsync(file.fileno())
     return state.hexdigest()
-
-
-@contextmanager
-def _bar(split: Split, show: bool) -> Iterator[Callable[[int], None]]:
-    """A progress bar over images; yields what to call with each number done."""
-    if not show:
-        yield lambda count: None
-        return
-    try:
-        from rich.console import Console
-        from rich.progress import Progress
-    except ImportError as error:
-        raise DependencyError("celeba: rich is missing: `pip install 'accord[experiments]'`") from error
-    console = Console(stderr=True)
-    title = f"celeba: decoding the {split.name} images"
-    if not console.is_terminal:
-        console.print(f"{title}: {len(split):,}, once")
-    with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
-        task = progress.add_task(title, total=len(split))
-        yield lambda count: progress.advance(task, count)

@@ -58,7 +58,7 @@ def read_folder(folder: Path) -> dict[str, Labelled]:
     """
     if not folder.is_dir():
         raise DataError(f"{folder} is not a folder")
-    missing = [name for names in FILES.values() for name in names if _find(folder, name) is None]
+    missing = [name for names in FILES.values() for name in names if find(folder, name) is None]
     if missing:
         raise DataError(f"{folder} has no {', no '.join(missing)} (nor any of them with .gz)")
     return {split: _read_split(folder, *names) for split, names in FILES.items()}
@@ -92,7 +92,7 @@ def read_idx(path: Path, dimensions: int) -> np.ndarray:
 
 
 def _read_split(folder: Path, images_name: str, labels_name: str) -> Labelled:
-    paths = [_find(folder, name) for name in (images_name, labels_name)]
+    paths = [find(folder, name) for name in (images_name, labels_name)]
     images_path, labels_path = (path for path in paths if path is not None)
     images, labels = read_idx(images_path, 3), read_idx(labels_path, 1)
     if images.shape[1:] != (SIDE, SIDE):
@@ -109,8 +109,8 @@ def _read_split(folder: Path, images_name: str, labels_name: str) -> Labelled:
     return Labelled(images, labels)
 
 
-def _find(folder: Path, name: str) -> Path | None:
-    """The file of that name, by any of the spellings in use."""
+def find(folder: Path, name: str) -> Path | None:
+    """The file of an official name, by any of the spellings in use; None if there is none."""
     for stem in (name, name.replace("-idx", ".idx")):
         for ending in ("", ".gz"):
             path = folder / (stem + ending)

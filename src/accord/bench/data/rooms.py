@@ -11,11 +11,11 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from accord.bench.data.bars import counted
 from accord.bench.data.rooms_frames import FORMAT, Frames, read_frames, write_frames
 from accord.bench.data.rooms_layout import make_room
 from accord.bench.data.rooms_render import check_size, mitsuba, render
@@ -74,7 +74,8 @@ def load(
     if missing:
         _require()
         wanted = min(len(missing), processes or _cores())
-        with _bar(len(missing) * BLOCK, f"{split}, {height}×{width}", show) as advance:
+        doing = f"rendering synthetic frames ({split}, {height}×{width})"
+        with counted("rooms", doing, len(missing) * BLOCK, show) as advance:
             if wanted == 1:
                 render_blocks(split, missing, height, width, samples, advance)
             else:
@@ -185,23 +186,3 @@ def _require() -> None:
         import filelock  # noqa: F401
     except ImportError as error:
         raise DependencyError("rooms: filelock is missing: `pip install 'accord[experiments]'`") from error
-
-
-@contextmanager
-def _bar(frames: int, what: str, show: bool) -> Iterator[Callable[[int], None]]:
-    """A progress bar over frames; yields what to call with each number done."""
-    if not show:
-        yield lambda count: None
-        return
-    try:
-        from rich.console import Console
-        from rich.progress import Progress
-    except ImportError as error:
-        raise DependencyError("rooms: rich is missing: `pip install 'accord[experiments]'`") from error
-    console = Console(stderr=True)
-    title = f"rooms: rendering synthetic frames ({what})"
-    if not console.is_terminal:
-        console.print(f"{title}: {frames:,}, once")
-    with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
-        task = progress.add_task(title, total=frames)
-        yield lambda count: progress.advance(task, count)

@@ -2,11 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import io
-import json
-import zipfile
-import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -15,8 +10,7 @@ from typing import Any
 import numpy as np
 
 from accord.bench.data.rooms_render import Frame
-from accord.bench.files import write_atomic
-from accord.errors import DataError, StoreError
+from accord.bench.data.sealed import Seal
 
 FORMAT = 2
 """Version of the rooms and of the files; a change of either raises it, and older files are left alone."""
@@ -61,6 +55,9 @@ class Frames:
         return cls(**{**stacked, "normal": stacked["normal"].astype(np.float16)})
 
 
+_SEAL = Seal("rooms", FORMAT, "synthetic", tuple(f.name for f in fields(Frames)), "it is rendered anew")
+
+
 def write_frames(path: Path, frames: Frames, made: dict[str, Any]) -> None:
     """Write one cache file, whole or not at all.
 
@@ -72,17 +69,7 @@ def write_frames(path: Path, frames: Frames, made: dict[str, Any]) -> None:
     Raises:
         DataError: The disk refuses.
     """
-    arrays = frames.arrays()
-    note = {"format": FORMAT, "data": "synthetic", "made": made, "sha256": _digest(arrays)}
-    buffer = io.BytesIO()
-    files: dict[str, Any] = {"note": np.frombuffer(json.dumps(note).encode(), np.uint8), **arrays}
-    np.savez_compressed(buffer, **files)
-    try:
-        write_atomic(path, buffer.getvalue())
-    except StoreError as error:
-        cause = getattr(error.__cause__, "strerror", None) or error
-        remedy = "set ACCORD_CACHE to a folder that is yours and has room"
-        raise DataError(f"rooms: cannot write the cache file {path}: {cause}; {remedy}") from error
+    _SEAL.write(path, frames.arrays(), made)
 
 
 def read_frames(path: Path, made: dict[str, Any]) -> Frames:
@@ -91,27 +78,4 @@ def read_frames(path: Path, made: dict[str, Any]) -> Frames:
     Raises:
         DataError: The file is truncated, altered, of another format or of other frames.
     """
-    remedy = "delete the file, and it is rendered anew"
-    try:
-        with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as archive:
-            arrays = {name: archive[name] for name in archive.files}
-        note = json.loads(arrays.pop("note").tobytes())
-        version, kept, digest = note["format"], note["made"], note["sha256"]
-    except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        raise DataError(f"rooms: the cache file {path} cannot be read ({error}); {remedy}") from error
-    if version != FORMAT:
-        raise DataError(f"rooms: the cache file {path} has format {version}, this version reads {FORMAT}; {remedy}")
-    if kept != made:
-        raise DataError(f"rooms: the cache file {path} holds {kept}, not {made}; {remedy}")
-    if set(arrays) != {f.name for f in fields(Frames)} or _digest(arrays) != digest:
-        raise DataError(f"rooms: the cache file {path} was altered: its checksum does not match; {remedy}")
-    return Frames(**arrays)
-
-
-def _digest(arrays: dict[str, np.ndarray]) -> str:
-    """Over the names, types, shapes and bytes of all arrays."""
-    state = hashlib.sha256()
-    for name, array in sorted(arrays.items()):
-        state.update(f"{name} {array.dtype.str} {array.shape};".encode())
-        state.update(np.ascontiguousarray(array).data)
-    return state.hexdigest()
+    return Frames(**_SEAL.read(path, made))

@@ -32,6 +32,7 @@ _BUILT_IN = {
     "celeba": "accord.bench.experiments.celeba",
     "mt10": "accord.bench.experiments.mt:MT10_EXPERIMENT",
     "mt50": "accord.bench.experiments.mt:MT50_EXPERIMENT",
+    "mt10-imitation": "accord.bench.experiments.mt10_imitation",
 }
 _EXTRAS = {
     "toy": "bench",
@@ -46,6 +47,7 @@ _EXTRAS = {
     "celeba": "experiments",
     "mt10": "rl",
     "mt50": "rl",
+    "mt10-imitation": "rl",
 }
 
 

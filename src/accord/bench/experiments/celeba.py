@@ -295,5 +295,6 @@ EXPERIMENT = Experiment(
     methods=METHODS,
     trial=trial,
     prepare=prepare,
+    averages=("F1",),
     at_features=True,
 )

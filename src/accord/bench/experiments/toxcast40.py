@@ -243,5 +243,6 @@ EXPERIMENT = Experiment(
     methods=METHODS,
     trial=TrialOf(ToxCast40),
     prepare=prepare,
+    averages=("AUC", "F1"),
     at_features=True,
 )

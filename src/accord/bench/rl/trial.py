@@ -32,7 +32,7 @@ class SACPreset:
     Attributes:
         tasks: Full names.
         sac: The learner's settings.
-        steps: In all.
+        steps: In all; the last episode is gone through to its end.
         random_steps: Steps with uniform actions at the beginning, without updates.
         first_updates: Updates at once when those are over (the published code has 1,500); then one a step.
         horizon: Steps an episode.
@@ -256,8 +256,6 @@ def check_preset(preset: SACPreset) -> None:
             f"eval_every={preset.eval_every} is not a multiple of horizon={preset.horizon}: evaluations and "
             "checkpoints lie between episodes"
         )
-    if preset.steps % preset.horizon:
-        raise OptionError(f"steps={preset.steps} is not a multiple of horizon={preset.horizon}")
     for name in ("steps", "horizon", "goals", "replay", "eval_every", "eval_episodes"):
         if getattr(preset, name) < 1:
             raise OptionError(f"{name}={getattr(preset, name)} must be 1 or more")

@@ -6,6 +6,7 @@ import multiprocessing
 import signal
 import traceback
 import warnings
+import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -14,6 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv
+from gymnasium.vector.async_vector_env import AsyncState
 
 from accord.bench.rl.environment import EpisodeOptions, TaskEnvironment
 from accord.bench.rl.tasks import Goals, RewardVersion
@@ -59,6 +61,7 @@ class Environments:
         self.tasks, self.horizon = tuple(tasks), horizon
         makers = [partial(_make, task, dict(goals), horizon, rewards) for task in tasks]
         self._vector: Any = None
+        self._end: weakref.finalize[Any, Environments] | None = None
         with self._watched("cannot be made"):
             if processes:
                 kind = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
@@ -66,6 +69,7 @@ class Environments:
                 self._vector = AsyncVectorEnv(makers, context=kind, autoreset_mode=AutoresetMode.DISABLED)
             else:
                 self._vector = SyncVectorEnv(makers, autoreset_mode=AutoresetMode.DISABLED)
+        self._end = weakref.finalize(self, _end, self._vector)  # also where an exception leaves these unclosed
         self._pending: Any = None
 
     def reset(self, purpose: str, episode: int) -> Array:
@@ -100,11 +104,9 @@ class Environments:
 
     def close(self) -> None:
         """End the processes; again does nothing."""
-        vector, self._vector = self._vector, None
-        if vector is not None:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # gymnasium's, about a step that nobody waits for
-                vector.close(**({"terminate": True} if isinstance(vector, AsyncVectorEnv) else {}))
+        self._vector = None
+        if self._end is not None:
+            self._end()
 
     def __enter__(self) -> Environments:
         return self
@@ -117,7 +119,7 @@ class Environments:
         """Turn the ways in which a process can fail into one error; the processes are ended."""
         try:
             with warnings.catch_warnings():
-                warnings.filterwarnings("ignore", message=".*(Worker-|Raising the last exception).*")  # told below
+                warnings.filterwarnings("ignore", category=UserWarning, module=r"gymnasium\.vector")  # what is raised
                 yield
         except (EOFError, ConnectionError) as error:
             dead = self._dead()
@@ -136,6 +138,15 @@ class Environments:
                 how = f"exit code {code}" if code >= 0 else f"signal {-code}: {signal.strsignal(-code)}"
                 found.append(f"the process of {task} died ({how})")
         return "; ".join(found) or "a process of an environment died"
+
+
+def _end(vector: Any) -> None:
+    """End the processes at once, whether or not they have answered."""
+    if isinstance(vector, AsyncVectorEnv):
+        vector._state = AsyncState.DEFAULT  # or gymnasium waits for answers, and fails where a process died
+        vector.close(terminate=True)
+    else:
+        vector.close()
 
 
 class _Guarded(TaskEnvironment):
