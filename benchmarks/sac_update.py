@@ -1,6 +1,6 @@
 """What does an update of multi-task soft actor-critic cost, balanced, over linear scalarization?
 
-    python -m benchmarks.sac_update [--rounds N] [--tasks K] [--batch N] [--width W] [--net NAME] [--as-is]
+    python -m benchmarks.sac_update [--rounds N] [--tasks K] [--batch N] [--width W] [--net NAME] [--compile] [--as-is]
 
 The update of ``accord.bench.rl`` at the size of the published MT10 runs: ten tasks with 128 samples each, actor and two
 critics with three hidden layers of 400; critic, actor, temperatures and target networks. CPU time with one thread, all
@@ -20,6 +20,7 @@ import os
 import statistics
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -89,6 +90,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=128)
     parser.add_argument("--width", type=int, default=400)
     parser.add_argument("--net", default="mlp")
+    parser.add_argument("--compile", action="store_true", help="also time compiled learners, after compiling them")
     parser.add_argument("--as-is", action="store_true")
     args = parser.parse_args()
     if sys.platform == "linux" and not args.as_is and any(key not in os.environ for key in KEPT):
@@ -112,6 +114,10 @@ def main() -> None:
     if args.net == "mlp":
         variants[PLAIN] = updates(learner_of(Plain, "ls", settings, tasks))
         variants[RETAINED] = updates(learner_of(Retained, "nash-mtl", settings, tasks))
+    if args.compile:
+        compiled = replace(settings, compile=True)
+        for method in ("ls", "nash-mtl"):
+            variants[f"{method}, compiled"] = updates(learner_of(Learner, method, compiled, tasks))
     seconds = interleaved(variants, args.rounds, warmup=2)
     console = Console(width=110)
     console.print(f"an update of multi-task soft actor-critic: {heading()}")

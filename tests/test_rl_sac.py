@@ -11,7 +11,7 @@ from torch import nn
 import accord
 from accord.bench.experiments.mt import METHODS
 from accord.bench.rl.networks import NAMES, NetworkSettings
-from accord.bench.rl.options import actor_method, network_of
+from accord.bench.rl.options import actor_method, settings_of
 from accord.bench.rl.sac import Actor, Agent, Learner, SACSettings, actor_loss, critic_loss, frozen, targets
 from accord.bench.spec import MethodSpec
 from accord.errors import NonFiniteError, OptionError, UnknownNameError
@@ -22,7 +22,7 @@ K, B, STATE, ACTION = 3, 5, 6, 2
 SETTINGS = SACSettings(network=NetworkSettings(widths=(7, 7)), batch=B)
 
 
-def settings_of(name: str, **given) -> SACSettings:
+def small(name: str, **given) -> SACSettings:
     return replace(SETTINGS, network=replace(SETTINGS.network, name=name, encoding=4, experts=2, modules=2), **given)
 
 
@@ -121,7 +121,7 @@ def both_losses(learner: Learner, batch: dict) -> dict[str, tuple]:
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("part", ["critic", "actor"])
 def test_rows_are_those_of_k_separate_backwards(name, part):
-    learner = learner_of(settings=settings_of(name))
+    learner = learner_of(settings=small(name))
     model, loss, batch = both_losses(learner, batch_of())[part]
     heads = learner.heads[part]
     with frozen(learner.agent.critic) if part == "actor" else torch.enable_grad():
@@ -160,7 +160,7 @@ def test_a_heads_gradient_reaches_only_its_task(method):
     """Change one task's samples: the other heads' gradients stay, its own and the trunk's do not."""
 
     def gradients(batch):
-        learner = learner_of(method, settings_of("multi-head", lr=0.0))
+        learner = learner_of(method, small("multi-head", lr=0.0))
         learner.update(batch)
         found = {"trunk": [p.grad for p in learner.agent.critic.parameters()]}
         for part in ("critic", "actor"):
@@ -187,8 +187,8 @@ def test_a_heads_gradient_reaches_only_its_task(method):
     "spec", [method for method in METHODS if method != "stl"] + ["uw", "mgda", "imtl-g", "graddrop"]
 )
 def test_every_row_of_the_table_updates_all_networks(spec):
-    method, network = network_of(MethodSpec.parse(spec), SETTINGS.network)
-    learner = learner_of(str(method), settings_of(network.name), torch.float64)
+    method, found = settings_of(MethodSpec.parse(spec), SETTINGS)
+    learner = learner_of(str(method), small(found.network.name), torch.float64)
     before = copy.deepcopy(learner.agent.state_dict())
     update = learner.update(batch_of())
     after = learner.agent.state_dict()
@@ -222,7 +222,7 @@ def test_one_temperature_can_serve_all():
 
 
 def test_acting_is_deterministic_without_noise_and_uses_the_tasks_own_head():
-    agent = agent_of(settings_of("multi-head"))
+    agent = agent_of(small("multi-head"))
     states = torch.randn(K, STATE)
     actions = agent.act(states)
     assert actions.shape == (K, ACTION)
@@ -245,6 +245,17 @@ def test_going_on_from_a_state_is_going_on(method):
         two.update(batch_of(seed=seed))
     for name, value in one.agent.state_dict().items():
         assert torch.equal(value, two.agent.state_dict()[name]), name
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # torch's own, while it compiles
+def test_a_compiled_learner_computes_the_same():
+    one, two = learner_of(), learner_of(settings=replace(SETTINGS, compile=True))
+    for seed in range(3):
+        one.update(batch_of(seed=seed))
+        two.update(batch_of(seed=seed))
+    for name, value in one.agent.state_dict().items():
+        torch.testing.assert_close(two.agent.state_dict()[name], value, rtol=1e-8, atol=1e-10)
 
 
 # ------------------------------------------------------------------ bad input
@@ -278,7 +289,9 @@ def test_wrong_settings_are_named():
     with pytest.raises(OptionError, match="log_std_form='exp'"):
         agent_of(replace(SETTINGS, log_std_form="exp"))
     with pytest.raises(UnknownNameError, match=r"no network 'multihead'.*multi-head"):
-        network_of(MethodSpec.parse("ls:net=multihead"), SETTINGS.network)
+        settings_of(MethodSpec.parse("ls:net=multihead"), SETTINGS)
+    with pytest.raises(OptionError, match="compile=2 must be True or False"):
+        settings_of(MethodSpec.parse("ls:compile=2"), SETTINGS)
 
 
 def test_methods_that_need_positive_losses_balance_the_critic_alone():

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from accord.bench.rl.networks import NetworkSettings
-from accord.bench.rl.options import network_of
+from accord.bench.rl.options import settings_of
 from accord.bench.rl.sac import SACSettings
 from accord.bench.rl.tasks import MT10, MT50, parse_tasks
 from accord.bench.rl.trial import SACPreset, SACTrial
@@ -122,8 +122,8 @@ class Figures:
 
 
 def check_method(method: MethodSpec) -> MethodSpec:
-    """A method without the option that is this experiment's, ``net=``."""
-    return network_of(method, NetworkSettings())[0]
+    """A method without the options that are this experiment's, ``net=`` and ``compile=``."""
+    return settings_of(method, SACSettings())[0]
 
 
 def check_installed(preset: Any) -> None:

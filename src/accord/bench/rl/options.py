@@ -1,29 +1,35 @@
-"""What a method means here: the option ``net=``, and what balances the actor."""
+"""What a method means here: the options ``net=`` and ``compile=``, and what balances the actor."""
 
 from __future__ import annotations
 
-import dataclasses
+from dataclasses import replace
 
 from accord.balancers.registry import suggest
-from accord.bench.rl.networks import NAMES, NetworkSettings
+from accord.bench.rl.networks import NAMES
+from accord.bench.rl.sac import SACSettings
 from accord.bench.spec import MethodSpec
-from accord.errors import UnknownNameError
+from accord.errors import OptionError, UnknownNameError
 
 
-def network_of(method: MethodSpec, default: NetworkSettings) -> tuple[MethodSpec, NetworkSettings]:
-    """The method without ``net``, and the network's settings.
+def settings_of(method: MethodSpec, default: SACSettings) -> tuple[MethodSpec, SACSettings]:
+    """The method without the options of this experiment, and the learner's settings with them.
 
-    ``ls:net=multi-head`` is linear scalarization of a network with a head for each task; ``nash-mtl:net=care``
-    balances CARE's gradients.
+    ``ls:net=multi-head`` is linear scalarization of a network with a head for each task, ``nash-mtl:net=care`` balances
+    CARE's gradients, and ``nash-mtl:compile=True`` compiles the learner.
 
     Raises:
         UnknownNameError: There is no such network; the nearest is suggested.
+        OptionError: ``compile`` is neither True nor False.
     """
     options = dict(method.options)
-    name = str(options.pop("net", default.name))
+    name = str(options.pop("net", default.network.name))
+    compiled = options.pop("compile", default.compile)
     if name not in NAMES:
         raise UnknownNameError(f"method {str(method)!r}: there is no network {name!r}{suggest(name, NAMES)}")
-    return MethodSpec(method.name, options), dataclasses.replace(default, name=name)
+    if not isinstance(compiled, bool):
+        raise OptionError(f"method {str(method)!r}: compile={compiled!r} must be True or False")
+    settings = replace(default, network=replace(default.network, name=name), compile=compiled)
+    return MethodSpec(method.name, options), settings
 
 
 BY_LOSS = ("uw", "si", "dwa", "famo", "gls", "stch", "gradnorm")

@@ -45,7 +45,7 @@ class SACSettings:
         log_std: Bounds of the logarithm of the policy's standard deviation.
         log_std_form: ``"clamp"`` cuts the network's output off at the bounds; ``"tanh"`` squashes it between them, as
             the code of CARE does, from −9 at an output of 0.
-        compile: Have ``torch.compile`` fuse the target's computation and the policy (needs a C++ compiler).
+        compile: Have ``torch.compile`` fuse the computation of the critic's targets (needs a C++ compiler).
     """
 
     network: NetworkSettings = field(default_factory=NetworkSettings)

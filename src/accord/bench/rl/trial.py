@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -12,7 +11,7 @@ import numpy as np
 import torch
 
 from accord.bench.balancing import make_balancer
-from accord.bench.rl.options import actor_method, network_of
+from accord.bench.rl.options import actor_method, settings_of
 from accord.bench.rl.replay import Replay
 from accord.bench.rl.rewards import RewardScale
 from accord.bench.rl.sac import Agent, Learner, SACSettings
@@ -80,13 +79,12 @@ class SACTrial:
 
     def __init__(self, preset: SACPreset, method: MethodSpec, seed: int) -> None:
         check_preset(preset)
-        method, network = network_of(method, preset.sac.network)
+        method, self.settings = settings_of(method, preset.sac)
         self.preset, self.seed = preset, seed
         self.tasks = _tasks(preset, method)
         if method.name == "stl":
             method = MethodSpec("ls")
         self.length = -(-preset.steps // preset.eval_every)
-        self.settings = dataclasses.replace(preset.sac, network=network)
         self.device = torch.device(_device(preset.device))
         torch.manual_seed(self._seed("networks"))
         agent = Agent(self.settings, self.tasks, STATE, ACTION).to(self.device)
