@@ -222,7 +222,7 @@ def test_what_a_function_gives_comes_one_by_one_and_what_goes_wrong_comes_too():
     with Studio(["disabled"], check=list) as process:  # it need not render
         assert list(process.each(range, 3)) == [0, 1, 2]
         assert "".join(process.each(os.getenv, "MUJOCO_GL")) == "disabled"
-        with pytest.raises(WorkerError, match="FileNotFoundError: .*nowhere") as caught:
+        with pytest.raises(WorkerError, match=r"FileNotFoundError: .*nowhere") as caught:
             list(process.each(os.listdir, "nowhere"))
         assert "Traceback (most recent call last)" in str(caught.value)
         with pytest.raises(OptionError, match="size=33"):

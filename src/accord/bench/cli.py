@@ -25,6 +25,7 @@ except ModuleNotFoundError as missing:
 
 from accord.bench.reproduce_verb import ReproduceVerb
 from accord.bench.study_verb import StudyVerb
+from accord.bench.video_verb import VideoVerb
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -241,11 +242,12 @@ Verb = (
     | Annotated[Plot, subcommand("plot")]
     | Annotated[ReproduceVerb, subcommand("reproduce")]
     | Annotated[StudyVerb, subcommand("study")]
+    | Annotated[VideoVerb, subcommand("video")]
     | Annotated[Data, subcommand("data")]
     | Annotated[Solve, subcommand("solve")]
     | Annotated[Doctor, subcommand("doctor")]
 )
-VERBS = ("list", "run", "report", "plot", "reproduce", "study", "data", "solve", "doctor")
+VERBS = ("list", "run", "report", "plot", "reproduce", "study", "video", "data", "solve", "doctor")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -309,7 +311,11 @@ def _report(
 
     home, experiment = Store(store), load(name)
     only = report.select(home, experiment, preset, methods, seeds) if methods or seeds else None
-    summary = report.summarise(home, experiment, preset, only)
+    without_baseline = "name stl among the methods" if methods else None
+    if seeds and not methods:
+        command = f"accord run {experiment.name} --preset {preset} --methods stl --seeds {' '.join(map(str, seeds))}"
+        without_baseline = f"`{command}`"
+    summary = report.summarise(home, experiment, preset, only, without_baseline)
     if form == "table" and out is None:
         tables.print_report(summary, _console())
         return

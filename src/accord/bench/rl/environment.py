@@ -12,7 +12,7 @@ import pickle
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 os.environ.setdefault("MUJOCO_GL", "disabled")  # read when mujoco is imported; videos set it before
 
@@ -52,15 +52,11 @@ class TaskEnvironment(gymnasium.Env[npt.NDArray[np.float32], npt.NDArray[np.floa
         goals: By purpose. ``"train"`` draws at random, any other purpose takes goal ``episode % count``.
         horizon: Steps an episode, 500 at most.
         rewards: ``"v2"``, in [0, 10], or ``"v1"``, unbounded and of another scale for each task.
-        render_mode: As in gymnasium.
-        camera: The camera's name, for rendering.
 
     Raises:
         OptionError: The horizon is out of range.
         DependencyError: The installed metaworld has another interface.
     """
-
-    metadata = {"render_modes": ["rgb_array"]}  # noqa: RUF012 - as gymnasium declares it
 
     def __init__(
         self,
@@ -68,16 +64,12 @@ class TaskEnvironment(gymnasium.Env[npt.NDArray[np.float32], npt.NDArray[np.floa
         goals: Mapping[str, Goals],
         horizon: int = 150,
         rewards: RewardVersion = "v2",
-        render_mode: Literal["rgb_array"] | None = None,
-        camera: str | None = None,
     ) -> None:
-        self.task, self.horizon, self.render_mode = task, horizon, render_mode
+        self.task, self.horizon = task, horizon
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # gymnasium's, about bounds of float64 and the like
             try:
-                made = ALL_V3_ENVIRONMENTS[task](
-                    reward_function_version=rewards, render_mode=render_mode, camera_name=camera
-                )
+                made = ALL_V3_ENVIRONMENTS[task](reward_function_version=rewards)
             except TypeError as error:
                 raise DependencyError(_other_interface(str(error))) from error
         missing = [name for name in _NEEDED if not hasattr(made, name)]
@@ -116,12 +108,8 @@ class TaskEnvironment(gymnasium.Env[npt.NDArray[np.float32], npt.NDArray[np.floa
         ended = self._steps >= self.horizon
         return observation.astype(np.float32), float(reward), False, ended, {"success": float(info["success"])}
 
-    def render(self) -> Any:
-        """A picture (H, W, 3) of bytes, with ``render_mode="rgb_array"``."""
-        return self.inner.render()
-
     def close(self) -> None:
-        """Free what rendering holds."""
+        """Free the simulator."""
         self.inner.close()
 
     def _draw(self, which: Goals) -> list[npt.NDArray[np.float64]]:

@@ -110,8 +110,9 @@ def probe() -> Iterator[None]:
     check_installed(None)
     import mujoco
 
-    renderer = mujoco.Renderer(mujoco.MjModel.from_xml_string("<mujoco/>"), 16, 16)
-    renderer.update_scene(mujoco.MjData(renderer.model))
+    compiled: Any = mujoco  # its classes have no types
+    renderer = mujoco.Renderer(compiled.MjModel.from_xml_string("<mujoco/>"), 16, 16)
+    renderer.update_scene(compiled.MjData(renderer.model))
     renderer.render()
     renderer.close()
     yield from ()

@@ -101,6 +101,11 @@ class SACTrial:
         self.seconds = {"updates": 0.0, "steps": 0.0}
         self.last: dict[str, Any] = {}
 
+    @property
+    def goals(self) -> Goals:
+        """Of training and evaluation."""
+        return Goals(self._seed("goals"), self.preset.goals)
+
     def advance(self) -> dict[str, Any]:
         """Train up to the next evaluation, and evaluate."""
         tallies = {name: Tally(self.tasks) for name in ("critic", "actor")}
@@ -235,8 +240,7 @@ class SACTrial:
         if self.environments is None:
             from accord.bench.rl.vector import Environments  # metaworld is not needed to describe a run
 
-            preset, goals = self.preset, Goals(self._seed("goals"), self.preset.goals)
-            both = {"train": goals, "evaluate": goals}
+            preset, both = self.preset, {"train": self.goals, "evaluate": self.goals}
             self.environments = Environments(self.tasks, both, preset.horizon, preset.rewards, preset.processes)
         return self.environments
 

@@ -18,7 +18,6 @@ import numpy.typing as npt
 import torch
 
 from accord.bench.files import disk, write_atomic
-from accord.bench.rl.tasks import Goals
 from accord.bench.rl.trial import SACPreset, SACTrial
 from accord.bench.runner import settings_of
 from accord.bench.store import Run, label, slug
@@ -135,7 +134,7 @@ def make_environment(trial: SACTrial, task: str) -> TaskEnvironment:
     from accord.bench.rl.environment import TaskEnvironment
 
     preset = trial.preset
-    goals = {"evaluate": Goals(trial._seed("goals"), preset.goals)}
+    goals = {"evaluate": trial.goals}
     return TaskEnvironment(task, goals, preset.horizon, preset.rewards)
 
 
@@ -212,13 +211,14 @@ class Camera:
         if name not in names:
             raise OptionError(f"video: Meta-World has no camera {name!r}; it has {', '.join(names)}")
         model.vis.global_.offwidth = model.vis.global_.offheight = size  # of the buffer that is drawn into
-        self.name, self._turned = name, None
+        self.name = name
+        self._turned: bool | None = None
         self._renderer = mujoco.Renderer(model, size, size)
 
     def look(self) -> Frame:
         """A picture, (size, size, 3)."""
         if self._turned is None:
-            self._turned = bool(upside_down(self._data.camera(self.name).xmat))
+            self._turned = upside_down(self._data.camera(self.name).xmat)
         self._renderer.update_scene(self._data, camera=self.name)
         frame = self._renderer.render()
         return np.array(frame[::-1, ::-1] if self._turned else frame)
@@ -251,7 +251,8 @@ def encoded(frames: Sequence[Frame], form: Format) -> bytes:
 
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "video.mp4"
-        with imageio.v2.get_writer(path, format="FFMPEG", mode="I", fps=1000 / FRAME_MS, macro_block_size=2) as writer:
+        made: Any = imageio.v2.get_writer(path, format="FFMPEG", mode="I", fps=1000 / FRAME_MS, macro_block_size=2)
+        with made as writer:
             for frame in frames:
                 writer.append_data(frame)
         with disk("read", path):
