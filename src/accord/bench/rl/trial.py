@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -127,6 +128,7 @@ class SACTrial:
             "env_steps": self.step * len(self.tasks),
             "env_steps_per_s": (self.step - before) * len(self.tasks) / taken,
             "updates_per_s": (self.updates - updates) / taken,
+            "peak_rss_bytes": _peak_memory(),
             "alpha": self.agent.alpha.tolist(),
             "train_success": np.mean(solved, axis=0).tolist(),
             "returns": evaluated["returns"],
@@ -272,6 +274,16 @@ def _tasks(preset: SACPreset, method: MethodSpec) -> tuple[str, ...]:
             f"method {str(method)!r} names no task; write stl:task=NAME with one of {list(preset.tasks)}"
         )
     return (str(task),)
+
+
+def _peak_memory() -> int | None:
+    """The most memory that this process ever had in use; None where the system does not say."""
+    try:
+        import resource
+    except ImportError:  # not on Windows
+        return None
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
 def _device(name: str) -> str:
