@@ -129,6 +129,49 @@ def test_report_writes_every_format(capsys, tmp_path):
     assert json.loads((tmp_path / "deep/report.json").read_text())["rows"][0]["method"] == "ls"
 
 
+def test_report_takes_the_methods_and_seeds_named(capsys):
+    common = [QUADRATIC, "--preset", "smoke"]
+    accord(capsys, "run", *common, "--methods", "stl", "ls", "uw", "--seeds", "0", "1", "--no-report")
+    rows = {}
+    for name, chosen in {
+        "all": [],
+        "two": ["--methods", "stl", "uw"],
+        "one seed": ["--seeds", "1", "--methods", "ls"],
+    }.items():
+        code, out, _ = accord(capsys, "report", *common, "--format", "json", *chosen)
+        assert code == 0
+        rows[name] = {row["method"]: row for row in json.loads(out)["rows"]}
+    assert list(rows["two"]) == ["stl", "uw"]
+    assert rows["two"]["uw"]["delta_m"] == rows["all"]["uw"]["delta_m"]
+    assert [row["seeds"] for row in rows["one seed"].values()] == [1]
+    assert "name stl among the methods" in accord(capsys, "report", *common, "--methods", "ls")[1]
+    assert accord(capsys, "run", *common, "--methods", "ls", "--seeds", "4", "--no-report")[0] == 0
+    remedy = "`accord run quadratic --preset smoke --methods stl --seeds 4`"
+    assert remedy in accord(capsys, "report", *common, "--seeds", "4")[1]
+    for chosen, words in (
+        (["--methods", "nash-mtl"], "has no runs of nash-mtl in quadratic, preset 'smoke'; it has ls, stl, uw"),
+        (["--methods", "nash"], "did you mean 'nash-mtl'"),
+        (["--seeds", "9"], "has no runs of seed 9"),
+    ):
+        code, out, err = accord(capsys, "report", *common, *chosen)
+        assert (code, out) == (2, "")
+        assert words in err
+
+
+def test_a_damaged_run_does_not_hide_the_others(capsys):
+    common = [QUADRATIC, "--preset", "smoke"]
+    accord(capsys, "run", *common, "--methods", "ls", "uw", "--no-report")
+    (file,) = Path("runs").rglob("uw/seed-0/metrics.jsonl")
+    file.write_text("no record\n")
+    code, out, _ = accord(capsys, "report", *common)
+    assert code == 0  # as with runs that failed: the report is what was asked for
+    assert "ls " in out
+    assert f"uw seed 0: damaged: {file}, line 1" in out
+    code, out, _ = accord(capsys, "plot", *common)
+    assert code == 0
+    assert "weights.png" in out
+
+
 def test_plot_goes_where_it_is_told(capsys, tmp_path):
     accord(capsys, "run", QUADRATIC, "--preset", "smoke", "--methods", "ls", "--no-report")
     code, out, _ = accord(capsys, "plot", QUADRATIC, "--preset", "smoke", "--format", "svg", "--out", "drawn")

@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from accord.bench import cli
-from accord.bench.data import check, check_celeba, check_idx, mtan_made
+from accord.bench.data import check, check_celeba, mtan_made
 from accord.bench.data.mtan_layout import CITYSCAPES, NYUV2
 from accord.errors import DataError, UnknownNameError
 
@@ -194,7 +194,12 @@ def test_idx_folders(mnist):
     (mnist / "t10k-images-idx3-ubyte").write_bytes(idx(np.ones((3, 20, 28))))
     (mnist / "t10k-labels-idx1-ubyte.gz").write_bytes(gzip.compress(idx(np.full(4, 12))))
     findings = check.check(mnist)
-    one(findings, "train/images", "is cut off: its head says (6, 28, 28), 4,704 bytes, and 4,703 follow", "get the file from")
+    one(
+        findings,
+        "train/images",
+        "is cut off: its head says (6, 28, 28), 4,704 bytes, and 4,703 follow",
+        "get the file from",
+    )
     one(findings, "train/labels", "cut off or damaged")
     one(findings, "test/images", "(20, 28)")
     one(findings, "test/labels", "label 12")

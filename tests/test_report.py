@@ -122,9 +122,10 @@ def test_without_stl_delta_m_is_blank_and_a_note_says_why(store, experiment):
     report = summarise(store, experiment, "smoke")
     assert rows(report)["ls"].delta_m is None
     assert rows(report)["ls"].mean_rank == 1.0
-    assert "--methods stl" in report.notes[0]
+    assert "`accord run quadratic --preset smoke --methods stl`" in report.notes[0]
+    assert summarise(store, experiment, "smoke", None, "ask Ann").notes[0].endswith("STL run of any task: ask Ann")
     put(store, "stl:task=left", 0, 1.0, None)
-    assert summarise(store, experiment, "smoke").notes == ("Δm is blank: the store has no finished STL run of right",)
+    assert summarise(store, experiment, "smoke").notes == ("Δm is blank: there is no finished STL run of right",)
 
 
 def test_failures_and_unfinished_runs_are_listed_with_their_cause(full, experiment):
@@ -301,15 +302,32 @@ def test_remarks_of_the_experiment_stand_below_the_table(full, experiment):
 
 
 @pytest.mark.parametrize("file", ["result.json", "metrics.jsonl", "run.json"])
-def test_a_damaged_run_is_left_out_and_named_and_the_others_stand(full, experiment, file):
+def test_a_damaged_run_is_left_out_and_named_and_the_others_stand(full, experiment, file, tmp_path):
     (run,) = [run for run in full.runs("quadratic", 1, "smoke") if str(run.key.method) == "nash-mtl"]
     path = run.folder / file
     path.write_text("{" if file != "metrics.jsonl" else 'no\n{"unit": 2}\n')
     report = summarise(full, experiment, "smoke")
     assert [row.method for row in report.rows] == [STL, "ls"]
     assert len(report.left_out) == 1
-    assert "damaged" in report.left_out[0]
+    assert report.left_out[0].startswith("nash-mtl seed 0: damaged: ")
     assert str(path) in report.left_out[0]
+    assert "fresh=True" in report.left_out[0] or "made anew from the checkpoint" in report.left_out[0]
+    for shown in (text(report, 200), tables.markdown(report), to_json(report)):
+        assert report.left_out[0] in shown
+    paths = plots.draw(full, experiment, "smoke", tmp_path / "figures", "svg")
+    assert [path.stem for path in paths] == ["delta-m", "progress", "weights", "conflict"]
+    assert all(">nash-mtl<" not in (tmp_path / f"figures/{name}.svg").read_text() for name in ("weights", "progress"))
+
+
+def test_a_failure_that_cannot_be_read_is_named_too_and_a_table_may_be_empty(store, experiment):
+    put(store, "mgda", 3, None, None, result=False)
+    (run,) = store.runs("quadratic", 1, "smoke")
+    (run.folder / "failure.json").write_text("[]")
+    report = summarise(store, experiment, "smoke")
+    assert report.rows == ()
+    assert "mgda seed 3: damaged: " in tables.markdown(report)
+    assert "failure.json" in text(report, 200)
+    assert plots.draw(store, experiment, "smoke", store.root / "figures") == []
 
 
 def test_rows_can_be_chosen(full, experiment):
@@ -326,3 +344,7 @@ def test_choosing_rows_that_are_not_there_names_those_that_are(full, experiment)
         select(full, experiment, "smoke", seeds=[7])
     with pytest.raises(UnknownNameError, match="cagrad"):
         select(full, experiment, "smoke", ["cagard"])
+    path = full.run(RunKey("quadratic", 1, "smoke", MethodSpec.parse("nash-mtl"), 0)).folder / "run.json"
+    path.write_text("{")
+    with pytest.raises(StoreError, match=r"no runs of nash-mtl in .*; nash-mtl seed 0: damaged: .*run\.json"):
+        select(full, experiment, "smoke", ["nash-mtl"])

@@ -9,7 +9,7 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -117,7 +117,8 @@ def compare(
         bad = [each for each in outcomes if each.status not in ("done", "skipped")]
         if bad:
             raise AccordError(_failures(bad, len(outcomes), Store(folder)))
-        report = summarise(Store(folder), experiment, "given", only={each.key for each in outcomes})
+        chosen = {each.key for each in outcomes}
+        report = summarise(Store(folder), experiment, "given", chosen, "name stl among the methods")
     except BaseException as error:
         if store is None and not _tidy(folder):
             error.add_note(f"What is done is kept: compare(…, store={str(folder)!r}) goes on from there.")
@@ -125,7 +126,7 @@ def compare(
     notes = [f"{label(each.key)}: {note}" for each in outcomes for note in each.notes]
     if store is None:
         shutil.rmtree(folder)
-    return Comparison(_in_words_of_compare(report), None if store is None else folder, tuple(notes))
+    return Comparison(report, None if store is None else folder, tuple(notes))
 
 
 def experiment_of(problem: Problem, methods: Sequence[str] = METHODS) -> Experiment:
@@ -207,12 +208,6 @@ def _tidy(folder: Path) -> bool:
         return False
     shutil.rmtree(folder)
     return True
-
-
-def _in_words_of_compare(report: Report) -> Report:
-    """The report, with what a note says about the command line said about the call."""
-    command = f"`accord run {report.experiment.name} --methods stl`"
-    return replace(report, notes=tuple(note.replace(command, "name stl among the methods") for note in report.notes))
 
 
 def _require(package: str) -> None:

@@ -35,7 +35,7 @@ class Finding:
 
 def examine(store: Path) -> list[Finding]:
     """Look at everything."""
-    return [*_software(), *_devices(), *_extras(), *_data(), _store(store)]
+    return [*_software(), *_devices(), *_extras(), *_data(), *_folders(), _store(store)]
 
 
 def print_findings(findings: list[Finding], console: Console) -> None:
@@ -115,7 +115,9 @@ def _data() -> Iterator[Finding]:
             if not (folder / name).is_file() or (folder / name).stat().st_size != size
         ]
         if wrong:
-            yield Finding("QM9 files", "broken", f"missing or cut in {folder}: {', '.join(wrong)}")
+            named = os.environ.get("ACCORD_QM9")
+            remedy = "set ACCORD_QM9 to the folder that has them, or unset it" if named else "install qm9pack anew"
+            yield Finding("QM9 files", "broken", f"missing or cut in {folder}: {', '.join(wrong)}; {remedy}")
         else:
             yield Finding("QM9 files", "ok", f"{len(FILES)} files in {folder} (sizes right; contents checked on use)")
     cache = cache_folder()
@@ -124,6 +126,45 @@ def _data() -> Iterator[Finding]:
         yield Finding("QM9 cache", "ok", f"{size / 2**20:.0f} MiB in {cache}")
     else:
         yield Finding("QM9 cache", "absent", f"{cache} is made on first use; ACCORD_CACHE moves it")
+
+
+def _folders() -> Iterator[Finding]:
+    """The environment variables that name folders, and whether those are there."""
+    from accord.bench.data import celeba, mnist
+    from accord.bench.data.mtan_layout import LAYOUTS
+
+    yield _cache()
+    instead = {}  # what is used where a variable is not set
+    if _version(mnist.PACKAGE) is not None:
+        instead["ACCORD_MNIST"] = f"the package {mnist.PACKAGE}"
+    if mnist.FASHION_FOLDER.is_dir():
+        instead["ACCORD_FASHION"] = str(mnist.FASHION_FOLDER)
+    remedies = {layout.variable: layout.remedy for layout in LAYOUTS.values()}
+    remedies |= {"ACCORD_MNIST": mnist.REMEDIES["mnist"], "ACCORD_FASHION": mnist.REMEDIES["fashion"]}
+    for variable, remedy in (remedies | {celeba.VARIABLE: celeba.REMEDY}).items():
+        named = os.environ.get(variable)
+        if not named:
+            used = f"{instead[variable]} is used" if variable in instead else remedy
+            yield Finding(variable, "absent", f"not set: {used}")
+        elif Path(named).expanduser().is_dir():
+            yield Finding(variable, "ok", f"{named} (a folder; `accord data check {named}` reads what is in it)")
+        else:
+            why = "is not a folder" if Path(named).expanduser().exists() else "does not exist"
+            yield Finding(variable, "broken", f"{named} {why}: unset {variable}, or mend it: {remedy}")
+
+
+def _cache() -> Finding:
+    """Where data that are made, decoded or rendered once are kept; made on first use."""
+    named = os.environ.get("ACCORD_CACHE")
+    folder = Path(named or "~/.cache/accord").expanduser()
+    said = "" if named else "not set: "
+    nearest = next(each for each in (folder, *folder.absolute().parents) if each.exists())
+    if not nearest.is_dir() or not os.access(nearest, os.W_OK | os.X_OK):
+        why = "is not a folder" if not nearest.is_dir() else "may not be written to"
+        return Finding("ACCORD_CACHE", "broken", f"{said}{folder}: {nearest} {why}; set it to a folder that is yours")
+    if folder != nearest:
+        return Finding("ACCORD_CACHE", "ok" if named else "absent", f"{said}{folder} is made on first use")
+    return Finding("ACCORD_CACHE", "ok" if named else "absent", f"{said}{folder} is used")
 
 
 def _store(root: Path) -> Finding:

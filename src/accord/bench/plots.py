@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from accord.bench.files import write_atomic
-from accord.bench.report import Report, summarise
+from accord.bench.report import Report, readable, summarise
 from accord.bench.spec import Experiment
 from accord.bench.store import Run, Store
 from accord.metrics import delta_m
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 PALETTE = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#7F7F7F", "#000000")
-DASHES = ("-", (0, (4, 1.5)), (0, (1, 1.2)))
+DASHES = ("-", (0, (4, 1.5)), (0, (1, 1.2)), (0, (6, 1.2, 1, 1.2)), (0, (3, 1.2, 1, 1.2, 1, 1.2)))
 INK, SOFT, FAINT = "#222222", "#8A8A8A", "#DDDDDD"
 
 STYLE: dict[str, Any] = {
@@ -73,7 +73,8 @@ def draw(store: Store, experiment: Experiment, preset: str, folder: Path, kind: 
     """
     report = summarise(store, experiment, preset)
     order = {row.method: i for i, row in enumerate(report.rows)}
-    done = [run for run in store.runs(experiment.name, experiment.version, preset) if run.status == "done"]
+    whole = readable(store, experiment, preset, lambda folder, error: None)  # the report names the damaged ones
+    done = [run for run in whole if run.status == "done"]
     runs = sorted(done, key=lambda run: order.get(str(run.key.method), -1))
     paths = []
     with style(kind):
@@ -127,17 +128,22 @@ def grid(panels: int, width: float = 2.6, height: float = 2.0, most: int = 5, **
 
 
 def legend(figure: Figure, handles: Sequence[Artist]) -> None:
-    """A legend above all panels, in as many columns as the figure has room for."""
+    """A legend above all panels, in as many columns as the figure has room for.
+
+    The figure grows with its rows, so that there is room for the panels however many it has.
+    """
     longest = max(len(str(handle.get_label())) for handle in handles)
     columns = int(figure.get_figwidth() / (0.5 + 0.07 * longest))  # inches: a line and a gap, then the letters
     columns = max(1, min(columns, len(handles)))
+    rows = math.ceil(len(handles) / columns)
+    figure.set_figheight(figure.get_figheight() + max(0, rows - 2) * 0.17)  # inches a row; ``grid`` has room for two
     figure.legend(
         handles=handles, loc="outside upper center", ncols=columns, fontsize=8, columnspacing=1.2, handlelength=1.5
     )
 
 
 def line_style(index: int) -> dict[str, Any]:
-    """Colour and dashes of the ``index``-th line: 24 combinations."""
+    """Colour and dashes of the ``index``-th line: 40 combinations."""
     return {"color": PALETTE[index % len(PALETTE)], "linestyle": DASHES[index // len(PALETTE) % len(DASHES)]}
 
 

@@ -6,7 +6,7 @@ import json
 import math
 import statistics
 from collections import Counter, defaultdict
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -87,7 +87,13 @@ class Report:
     notes: tuple[str, ...]
 
 
-def summarise(store: Store, experiment: Experiment, preset: str, only: Collection[RunKey] | None = None) -> Report:
+def summarise(
+    store: Store,
+    experiment: Experiment,
+    preset: str,
+    only: Collection[RunKey] | None = None,
+    without_baseline: str | None = None,
+) -> Report:
     """Collect everything the store holds for one preset, or some of its runs.
 
     Args:
@@ -95,6 +101,8 @@ def summarise(store: Store, experiment: Experiment, preset: str, only: Collectio
         experiment: Its tasks and metrics give the columns.
         preset: Which preset.
         only: The runs to take; None for all.
+        without_baseline: What to do when none of them is of single-task learning, said where Δm is blank; by default
+            the command that makes such runs.
 
     Raises:
         UnknownNameError: The experiment has no such preset.
@@ -103,21 +111,11 @@ def summarise(store: Store, experiment: Experiment, preset: str, only: Collectio
     check_preset(experiment, preset)
     groups: dict[str, list[Run]] = defaultdict(list)
     left_out: list[str] = []
-
-    def damaged(folder: Path, error: StoreError) -> None:
-        left_out.append(f"{folder.parent.name} {folder.name}: damaged: {error}")
-
-    for run in store.runs(experiment.name, experiment.version, preset, damaged):
-        if only is not None and run.key not in only:
-            continue
-        try:
-            if run.status == "done":
-                run.result(), run.records()  # all that is read below
-                groups[STL if run.key.method.name == STL else str(run.key.method)].append(run)
-            else:
-                left_out.append(_why(run))
-        except StoreError as error:
-            damaged(run.folder, error)
+    for run in readable(store, experiment, preset, lambda path, error: left_out.append(_damaged(path, error)), only):
+        if run.status == "done":
+            groups[STL if run.key.method.name == STL else str(run.key.method)].append(run)
+        else:
+            left_out.append(_why(run))
     if not groups and not left_out:
         others = store.presets(experiment.name, experiment.version)
         found = f"; it has runs of preset {', '.join(others)}" if others else ""
@@ -131,7 +129,8 @@ def summarise(store: Store, experiment: Experiment, preset: str, only: Collectio
     whole = {method: values for method, values in means.items() if _complete(values, higher)}
     rivals = {method: values for method, values in whole.items() if method != STL}
     ranks = mean_rank(rivals, higher) if rivals and experiment.baseline else {}
-    notes = [*_data(groups.values()), *_notes(experiment, means, higher)]
+    make = f"`accord run {experiment.name} --preset {preset} --methods {STL}`"
+    notes = [*_data(groups.values()), *_notes(experiment, means, higher, without_baseline or make)]
     notes += experiment.remarks(experiment.presets[preset], [run for runs in groups.values() for run in runs])
     rows = []
     for method in sorted(groups, key=_order(experiment)):
@@ -148,6 +147,37 @@ def summarise(store: Store, experiment: Experiment, preset: str, only: Collectio
     return Report(experiment, preset, tuple(rows), tuple(left_out), tuple(notes))
 
 
+def readable(
+    store: Store,
+    experiment: Experiment,
+    preset: str,
+    damaged: Callable[[Path, StoreError], None],
+    only: Collection[RunKey] | None = None,
+) -> Iterator[Run]:
+    """The runs of a preset whose records and whose result or failure can be read, so that one cannot spoil the rest.
+
+    Args:
+        store: Where the runs are.
+        experiment: Whose runs.
+        preset: Which preset.
+        damaged: Called with the folder of each other run, and the error that names the file, its fault and a remedy.
+        only: The runs to take; None for all. Those that cannot say which they are count as taken.
+    """
+    for run in store.runs(experiment.name, experiment.version, preset, damaged):
+        if only is not None and run.key not in only:
+            continue
+        try:
+            run.records()
+            if (status := run.status) == "done":
+                run.result()
+            elif status == "failed":
+                run.failure()
+        except StoreError as error:
+            damaged(run.folder, error)
+        else:
+            yield run
+
+
 def select(
     store: Store, experiment: Experiment, preset: str, methods: Iterable[str] = (), seeds: Iterable[int] = ()
 ) -> set[RunKey]:
@@ -160,7 +190,11 @@ def select(
     check_preset(experiment, preset)
     wanted = {text: expand(experiment, text) for text in check_methods(methods)}
     numbers = check_seeds(seeds)
-    there = [run.key for run in store.runs(experiment.name, experiment.version, preset, lambda folder, error: None)]
+    broken: list[str] = []
+    runs = store.runs(
+        experiment.name, experiment.version, preset, lambda path, error: broken.append(_damaged(path, error))
+    )
+    there = [run.key for run in runs]
     specs = [spec for found in wanted.values() for spec in found]
     keys = {k for k in there if (not specs or k.method in specs) and (not numbers or k.seed in numbers)}
     missing = [text for text, found in wanted.items() if not any(key.method in found for key in keys)]
@@ -170,6 +204,7 @@ def select(
         raise StoreError(
             f"store {store.root} has no runs of {', '.join(missing)} in {experiment.name}, preset {preset!r}"
             + (f"; it has {have}, of seeds {', '.join(map(str, sorted({key.seed for key in there})))}" if there else "")
+            + "".join(f"; {each}" for each in broken)
         )
     return keys
 
@@ -291,7 +326,9 @@ def _data(groups: Iterable[Sequence[Run]]) -> list[str]:
     return [f"Data: {text}" for text in found]
 
 
-def _notes(experiment: Experiment, means: Mapping[str, Mapping[str, float]], names: Iterable[str]) -> list[str]:
+def _notes(
+    experiment: Experiment, means: Mapping[str, Mapping[str, float]], names: Iterable[str], without_baseline: str
+) -> list[str]:
     names = list(names)
     notes = []
     for method, values in means.items():
@@ -301,8 +338,8 @@ def _notes(experiment: Experiment, means: Mapping[str, Mapping[str, float]], nam
     if experiment.baseline and not _complete(means.get(STL, {}), names):
         have = means.get(STL, {})
         missing = dict.fromkeys(n.rpartition("/")[0] for n in names if not math.isfinite(have.get(n, math.nan)))
-        which = f"of {', '.join(missing)}" if have else f"of any task: `accord run {experiment.name} --methods stl`"
-        notes.append(f"Δm is blank: the store has no finished STL run {which}")
+        which = f"of {', '.join(missing)}" if have else f"of any task: {without_baseline}"
+        notes.append(f"Δm is blank: there is no finished STL run {which}")
     elif experiment.baseline and not all(means[STL].values()):
         zero = ", ".join(name for name, value in means[STL].items() if value == 0)
         notes.append(f"Δm is blank: single-task learning has 0 for {zero}, and a change relative to 0 is not defined")
@@ -313,6 +350,10 @@ def _order(experiment: Experiment) -> Any:
     """STL, then the experiment's own order, then by name."""
     known = {method: i for i, method in enumerate(experiment.methods)}
     return lambda method: (method != STL, known.get(method, len(known)), method)
+
+
+def _damaged(folder: Path, error: StoreError) -> str:
+    return f"{folder.parent.name} {folder.name.replace('-', ' ')}: damaged: {error}"
 
 
 def _why(run: Run) -> str:

@@ -47,7 +47,7 @@ def spelled(specs: Iterable[str], experiment: Experiment, preset: str, store: st
     """
     found: dict[str, Counter[str]] = defaultdict(Counter)
     if (Path(store) / "store.json").exists():
-        for run in Store(store).runs(experiment.name, experiment.version, preset):
+        for run in Store(store).runs(experiment.name, experiment.version, preset, lambda folder, error: None):
             if run.status == "done":
                 found[_shortest_known(run.key.method)][str(run.key.method)] += 1
     short = {spec: shortest(spec) for spec in specs}

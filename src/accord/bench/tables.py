@@ -107,7 +107,10 @@ def footer(report: Report) -> list[str]:
         lines.append(f"stl trains one network a task: its time is their sum{unranked}.")
     lines += [f"Note: {note}." for note in report.notes]
     if report.left_out:
-        lines.append("Not in the table; the same `accord run` tries these again from their last checkpoint:")
+        lines.append(
+            "Not in the table; the same `accord run` takes up what failed or is unfinished at its last checkpoint; "
+            "what is damaged says what helps:"
+        )
         lines += [f"  {line}" for line in report.left_out]
     return lines
 

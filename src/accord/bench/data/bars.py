@@ -9,7 +9,9 @@ from accord.errors import DependencyError
 
 
 @contextmanager
-def counted(owner: str, doing: str, total: int, show: bool, extra: str = "experiments") -> Iterator[Callable[[int], None]]:
+def counted(
+    owner: str, doing: str, total: int, show: bool, extra: str = "experiments"
+) -> Iterator[Callable[[int], None]]:
     """Show on standard error how far some work is: as a bar on a terminal, as one line when it begins elsewhere.
 
     Args:
