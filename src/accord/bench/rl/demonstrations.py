@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -19,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from accord.bench.data.bars import counted
 from accord.bench.data.sealed import Seal
 from accord.bench.rl.tasks import ACTION, STATE, Goals, parse_tasks
 from accord.bench.spec import derive_seed
@@ -124,7 +124,8 @@ def prepare(tasks: Sequence[str], recipe: Recipe) -> None:
     """Make what the cache lacks, with a progress bar."""
     missing = [task for task in parse_tasks(tasks) if not recipe.path(task).exists()]
     simulator()
-    with _bar(len(missing) * recipe.episodes) as advance:
+    episodes = len(missing) * recipe.episodes
+    with counted("Meta-World", "scripted experts demonstrate, episodes", episodes, episodes > 0, "rl") as advance:
         for task in tasks:
             load(task, recipe, advance)
 
@@ -179,23 +180,3 @@ def _check(recipe: Recipe) -> None:
             f"demonstrations: episodes={recipe.episodes} and steps={recipe.steps} must be 1 or more, and "
             f"noise={recipe.noise} 0 or more"
         )
-
-
-@contextmanager
-def _bar(episodes: int) -> Iterator[Callable[[int], None]]:
-    """A progress bar over episodes; yields what to call with each number done."""
-    if not episodes:
-        yield lambda count: None
-        return
-    try:
-        from rich.console import Console
-        from rich.progress import Progress
-    except ImportError as error:
-        raise DependencyError("demonstrations: rich is missing: `pip install 'accord[rl]'`") from error
-    console = Console(stderr=True)
-    title = "Meta-World: scripted experts demonstrate"
-    if not console.is_terminal:
-        console.print(f"{title}: {episodes:,} episodes, once")
-    with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
-        bar = progress.add_task(title, total=episodes)
-        yield lambda count: progress.advance(bar, count)
