@@ -70,16 +70,24 @@ def test_every_method_can_be_made(name):
     item = load(name)
     specs = [*item.methods, *(row.method for row in item.rows if row.method not in (None, "stl"))]
     for spec in specs:
-        plain, _ = place_of(MethodSpec.parse(spec))
+        own = experiments.load(item.experiment).own_options if item.experiment else lambda method: method
+        plain, _ = place_of(own(MethodSpec.parse(spec)))
         accord.make(str(plain), tasks=3)
     assert len({shortest(spec) for spec in specs}) == len(set(specs))
 
 
-def test_rows_without_a_method_say_why_or_are_networks():
-    networks = {"MTL SAC + TE", "MH SAC", "SM", "CARE"}
+def test_rows_without_a_method_say_why():
     for name in with_status("numbers"):
         for row in load(name).rows:
-            assert row.method or row.remark or row.name in networks, (name, row.name)
+            assert row.method or row.remark, (name, row.name)
+
+
+def test_the_networks_of_mt10_and_mt50_are_methods():
+    from accord.bench.rl.networks import NAMES
+
+    for name in ("nash-mtl/table-4", "cagrad/table-3"):
+        methods = {row.method for row in load(name).rows}
+        assert {f"ls:net={network}" for network in NAMES if network != "mlp"} | {"ls", "stl"} <= methods
 
 
 def judged(summary: str) -> list[str]:
@@ -182,6 +190,10 @@ def test_columns_are_metrics_of_the_experiment_with_the_same_direction(name):
             if column.judges and column.of in (None, which):
                 assert column.metric in metrics, (which, column.metric)
                 assert metrics[column.metric].higher_is_better == column.higher_is_better
+            if column.averaged is not None and column.of in (None, which):
+                assert column.averaged in experiment.averages
+                for task in experiment.tasks:
+                    assert metrics[f"{task.name}/{column.averaged}"].higher_is_better == column.higher_is_better
         assert item.protocol in experiment.presets or which != item.experiment
         assert any(applies(column, experiment) for column in item.columns)
 

@@ -13,12 +13,14 @@ import pytest
 from accord.bench import cli, experiments, published, reproduce_text
 from accord.bench.experiments.toy import EXPERIMENT as TOY
 from accord.bench.published import Cell, Column, Item, PublishedRow
-from accord.bench.report import summarise
-from accord.bench.reproduce import reproduce, side_by_side
+from accord.bench.report import Value, summarise
+from accord.bench.reproduce import draw_pictures, reproduce, side_by_side
 from accord.bench.reproduce_plan import methods_of
 from accord.bench.runner import run
+from accord.bench.spec import MethodSpec, RunKey
 from accord.bench.spelling import shortest, spelled
 from accord.bench.store import Store
+from accord.bench.writing import writing
 from accord.errors import OptionError, UnknownNameError
 
 ROWS = (
@@ -131,6 +133,18 @@ def test_a_run_that_failed_is_told(store, tmp_path):
     side = side_by_side(ITEM, "smoke", path)
     assert side.lines[0].ours is None
     assert any(each.startswith("Not in the table: ls seed 0: unfinished") for each in side.remarks)
+
+
+@pytest.mark.parametrize("file", ["run.json", "metrics.jsonl", "result.json"])
+def test_a_damaged_run_is_told_and_spoils_no_other(tmp_path, file):
+    run(TOY, "smoke", ["ls", "cagrad"], (0,), tmp_path)
+    whole = side_by_side(ITEM, "smoke", tmp_path).lines[0]
+    found = next(each for each in Store(tmp_path).runs("toy", 1, "smoke") if each.key.method.name == "cagrad")
+    (found.folder / file).write_text("{\n")  # a line that is whole, so not one that was being written
+    side = side_by_side(ITEM, "smoke", tmp_path)
+    assert side.lines[0] == whole
+    assert side.lines[1].ours is None
+    assert any(each.startswith("Not in the table: cagrad seed 0: damaged: ") for each in side.remarks)
 
 
 # Text
@@ -294,13 +308,118 @@ def test_every_figure_says_what_is_known_of_it(capsys, name):
     assert "Status: " in out
 
 
-@pytest.mark.skipif("mt10" in experiments.names(), reason="the experiment is there")
-def test_an_experiment_that_is_not_there_is_told(capsys):
-    code, out, err = accord(capsys, "nash-mtl/table-4")
+def test_an_experiment_that_is_not_there_is_told(tmp_path):
+    item = dataclasses.replace(ITEM, experiment="mt11")
+    with pytest.raises(
+        UnknownNameError, match=r"needs the experiment 'mt11', which this version .* '?mt10'?.*--no-run"
+    ):
+        reproduce(item, "smoke", store=tmp_path)
+    side = side_by_side(item, "smoke", tmp_path)
+    assert any("mt11" in remark for remark in side.remarks)
+    assert draw_pictures(side, tmp_path) == side
+
+
+# Success: the published statistic and the last evaluation
+
+TWO = "mt:reach-v3,push-v3"
+SUCCESS = (
+    Column("success ↑", "best_success", True),
+    Column("last ↑", "mean success", True),
+    Column("other", "best_success", True, of="mt50"),
+    Column("seconds"),
+    Column("times", "time_over_ls"),
+)
+NOTHING = (None,) * len(SUCCESS)
+MT = Item(
+    "p/mt",
+    "A paper",
+    "Robots",
+    "numbers",
+    experiment="mt10",
+    on=("mt:TASK,TASK",),
+    columns=SUCCESS,
+    rows=(
+        PublishedRow("MTL SAC", "ls", (Cell("0.49", 0.49), *NOTHING[1:]), "a paper"),
+        PublishedRow("CARE", "ls:net=care", (Cell("0.84", 0.84), *NOTHING[1:]), "a paper"),
+        PublishedRow("STL SAC", "stl", (Cell("0.90", 0.9), *NOTHING[1:]), "a paper"),
+        PublishedRow("on MT50", "cagrad:c=0.5", (None, None, Cell("0.5", 0.5), None, None), "a paper"),
+    ),
+)
+
+
+def put(store, method, seed, curves, seconds=0.5):
+    """A run of soft actor-critic that was evaluated once a unit: {task: successes}."""
+    with writing(store.run(RunKey(TWO, 1, "laptop", MethodSpec.parse(method), seed))) as writer:
+        writer.begin({}, threads=1)
+        metrics = [dict(zip(curves, values, strict=True)) for values in zip(*curves.values(), strict=True)]
+        named = [{f"{task}/success": value for task, value in each.items()} for each in metrics]
+        for unit, each in enumerate(named, 1):
+            record = {"unit": unit, "steps": 10, "seconds": seconds, "env_steps": 20 * unit, "metrics": each}
+            writer.append(record)
+        writer.finish({"metrics": named[-1]})
+
+
+def test_the_best_average_is_one_over_seeds_and_the_last_evaluation_stands_beside_it(tmp_path):
+    store = Store(tmp_path, create=True)
+    put(store, "ls", 0, {"reach-v3": [0, 1, 1, 0], "push-v3": [0, 1, 0, 0]})  # means 0, 1, 0.5, 0
+    put(store, "ls", 1, {"reach-v3": [0, 0, 1, 1], "push-v3": [1, 0, 1, 0]})  # means 0.5, 0, 1, 0.5
+    put(store, "ls:net=care", 0, {"reach-v3": [0, 1], "push-v3": [0, 1]}, seconds=0.75)
+    put(store, "stl:task=reach-v3", 0, {"reach-v3": [1, 0]})
+    put(store, "stl:task=push-v3", 0, {"push-v3": [0, 0.5]})
+    side = side_by_side(MT, "laptop", tmp_path, on="mt:reach,push")
+    assert side.experiment == TWO
+    ls, care, stl, elsewhere = side.lines
+    best, last, other, printed_only, ratio = ls.ours.values
+    assert best == Value(0.75, pytest.approx(0.25))  # of the third evaluation; each seed's own best would be 1
+    assert last == Value(0.25, pytest.approx(0.25))
+    assert other is printed_only is None
+    assert ratio.mean == 1.0
+    assert care.ours.values[:2] == (Value(1.0), Value(1.0))
+    assert care.ours.values[4].mean == pytest.approx(1.5)
+    assert stl.ours.values[:2] == (Value(0.5), Value(0.25))  # evaluated at 0.5 and 0.25 of both networks
+    assert stl.ours.seeds == (0,)
+    assert elsewhere.method is elsewhere.ours is None  # its number is another experiment's
+    assert any("interquartile mean" in remark and remark.startswith("ls: ") for remark in side.remarks)
+    assert "cagrad" not in reproduce_text.markdown(side)
+
+
+def test_a_method_whose_number_is_of_another_experiment_is_not_run():
+    table = published.load("cagrad/table-3")
+    ten, fifty = (methods_of(table, experiments.load(name)) for name in ("mt10", "mt50"))
+    assert set(ten) - set(fifty) == {"cagrad:c=0.9"}
+    assert set(fifty) - set(ten) == {"cagrad:c=0.5"}
+    assert not any("other data" in each for each in side_by_side(table, "smoke", "absent", on="mt50").remarks)
+    with pytest.raises(OptionError, match="mt:TASK,TASK only, not on 'mt50'"):
+        side_by_side(published.load("nash-mtl/table-4"), "smoke", "absent", on="mt50")
+
+
+def test_the_times_of_table_5_are_those_of_its_first_row():
+    table = published.load("nash-mtl/table-5")
+    printed, computed = (
+        next(i for i, c in enumerate(table.columns) if c.name == name)
+        for name in ("runtime (s)", "times MTL-SAC's (computed)")
+    )
+    for row in table.rows:
+        assert row.cells[computed].value == pytest.approx(row.cells[printed].value / 7.3)
+    assert table.columns[printed].metric is None
+
+
+def test_every_row_of_mt10s_tables_runs(capsys, tmp_path):
+    """On two of the tasks, so that it takes seconds."""
+    pytest.importorskip("metaworld", reason="needs accord[rl]")
+    on = ("--preset", "smoke", "--on", "mt:reach,drawer-close", "--store", "runs", "--format", "json")
+    for name, rows in (("nash-mtl/table-4", 9), ("nash-mtl/table-5", 6)):
+        code, out, _ = accord(capsys, name, *on)
+        assert code == 0
+        data = json.loads(out)
+        assert len(data["rows"]) == rows
+        for row in data["rows"]:
+            assert {"success ↑", "last evaluation ↑"} <= set(row["ours"]["values"]), row["name"]
+            assert 0 <= row["ours"]["values"]["last evaluation ↑"]["mean"] <= 1
+        assert any(path.endswith("success.png") for path in data["pictures"])
+    code, _, err = accord(capsys, "nash-mtl/table-4", "--preset", "smoke", "--on", "mt:reech")
     assert code == 2
-    assert "needs the experiment 'mt10', which this version of accord does not have" in err
-    assert "--no-run" in err
-    assert out == ""
+    assert "no task 'reech'; did you mean 'reach-v3'" in err
 
 
 def test_a_toy_figure_from_nothing(capsys, tmp_path):

@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from accord.bench.report import STL, Report, Row, Value, summarise
+from accord.bench.published.item import AVERAGE
+from accord.bench.report import STL, Report, Row, Value, readable, summarise
 from accord.bench.runner import expand
 from accord.bench.spec import Experiment
 from accord.bench.spelling import spelled
@@ -31,7 +32,7 @@ class Runs:
         self._stored = spelled(specs, experiment, preset, store)
         self._runs: dict[str, list[Run]] = {spec: [] for spec in specs}
         self._rows: dict[str, Row] = {}
-        self._tasks = len(experiment.tasks)
+        self._names = [task.name for task in experiment.tasks]
         self.data: tuple[str, ...] = ()  # what the data were, where the runs say so
         self.notes: tuple[str, ...] = ()  # on the mean rank and Δm
         self.left_out: tuple[str, ...] = ()
@@ -39,13 +40,16 @@ class Runs:
             return
         home = Store(store)
         keys = {str(each): spec for spec, text in self._stored.items() for each in expand(experiment, text)}
-        there = [run for run in home.runs(experiment.name, experiment.version, preset) if str(run.key.method) in keys]
-        for run in there:
-            if run.status == "done":
-                self._runs[keys[str(run.key.method)]].append(run)
-        if there:
-            report = summarise(home, experiment, preset, only={run.key for run in there})
-            self._take(report)
+        broken: list[Path] = []  # cannot say which runs they are
+        known = home.runs(experiment.name, experiment.version, preset, lambda folder, error: broken.append(folder))
+        wanted = {run.key for run in known if str(run.key.method) in keys}
+        if wanted or broken:
+            for run in readable(
+                home, experiment, preset, lambda folder, error: None, wanted
+            ):  # the report names others
+                if run.status == "done":
+                    self._runs[keys[str(run.key.method)]].append(run)
+            self._take(summarise(home, experiment, preset, only=wanted))
 
     def _take(self, report: Report) -> None:
         self._rows = {row.method: row for row in report.rows}
@@ -63,7 +67,7 @@ class Runs:
         return self._stored[spec]
 
     def value(self, spec: str, metric: str) -> Value | None:
-        """A metric of the report, or one of ``accord.bench.published.item.MEASURED``."""
+        """A metric of the report, its mean over tasks, or one of ``accord.bench.published.item.MEASURED``."""
         row = self._rows.get(self._stored[spec])
         if row is None:
             return None
@@ -82,6 +86,10 @@ class Runs:
             return self._over_seeds(spec, _minutes)
         if metric == "train_loss":
             return self._over_seeds(spec, _train_loss)
+        if metric == "best_success":
+            return self._best_success(spec)
+        if metric.startswith(AVERAGE):
+            return row.averages.get(metric.removeprefix(AVERAGE))
         return row.metrics.get(metric)
 
     def seeds(self, spec: str) -> tuple[int, ...]:
@@ -89,7 +97,7 @@ class Runs:
         counts: dict[int, int] = defaultdict(int)
         for run in self._runs[spec]:
             counts[run.key.seed] += 1
-        needed = self._tasks if self._stored[spec] == STL else 1
+        needed = len(self._names) if self._stored[spec] == STL else 1
         return tuple(sorted(seed for seed, count in counts.items() if count >= needed))
 
     def commits(self, spec: str) -> tuple[str, ...]:
@@ -107,6 +115,14 @@ class Runs:
 
     def _attempts(self, spec: str) -> list[dict[str, Any]]:
         return [attempt for run in self._runs[spec] for attempt in run.info()["attempts"]]
+
+    def _best_success(self, spec: str) -> Value | None:
+        """Of the evaluation that is best on average, with the standard error over seeds at that evaluation."""
+        from accord.bench.rl.success import successes
+
+        for success in successes(self._runs[spec], self._names):
+            return Value.of(success.curves[:, int(success.curves.mean(0).argmax())].tolist())
+        return None
 
     def _over_seeds(self, spec: str, measure: Any) -> Value | None:
         """One number a seed; for single-task learning, whose seeds have several runs, their sum."""

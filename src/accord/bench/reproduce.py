@@ -11,7 +11,7 @@ from accord.bench import experiments
 from accord.bench.execute import Outcome
 from accord.bench.measured import Runs
 from accord.bench.progress import Progress
-from accord.bench.published.item import SUMMARY, Column, Item, PublishedRow
+from accord.bench.published.item import AVERAGE, SUMMARY, Column, Item, PublishedRow
 from accord.bench.report import Value
 from accord.bench.reproduce_plan import applies, experiment_of, methods_of
 from accord.bench.runner import check_preset, run
@@ -51,7 +51,8 @@ class Ours:
 class Line:
     """A published row, ours, and what a reader must know about the two.
 
-    ``published`` is None for a method of a figure, which has no numbers, ``ours`` where there are no finished runs.
+    ``published`` is None for a method of a figure, which has no numbers, ``ours`` where there are no finished runs,
+    ``method`` where this library, or the experiment at hand, has none for the row.
     """
 
     name: str
@@ -181,7 +182,7 @@ def side_by_side(item: Item, preset: str = "laptop", store: str | Path = "runs",
     Raises:
         OptionError: ``on`` has not the same columns.
         UnknownNameError: The experiment has no such preset.
-        StoreError: A file in the store is damaged.
+        StoreError: The store is of another version, or cannot be read.
     """
     remarks = list(item.remarks)
     try:
@@ -190,6 +191,7 @@ def side_by_side(item: Item, preset: str = "laptop", store: str | Path = "runs",
         remarks.append(str(error).partition(";")[0])
         experiment = None
     columns = item.columns
+    specs: list[str] = []
     ours: dict[str, Ours] = {}
     if experiment is not None and item.is_study:
         remarks.append(f"Without --no-run, the study {item.study} shows this on {experiment.name}.")
@@ -201,11 +203,13 @@ def side_by_side(item: Item, preset: str = "laptop", store: str | Path = "runs",
         ours = {spec: _ours(runs, spec, experiment, columns) for spec in specs if runs.has(spec)}
         remarks += _about(item, experiment, preset, columns, on, bool(ours)) if specs else []
         remarks += runs.data
-        remarks += runs.notes if any(column.metric in SUMMARY for column in columns) else ()
+        remarks += runs.notes if any(c.metric in SUMMARY or c.averaged is not None for c in columns) else ()
         remarks += runs.left_out
-    lines = [Line(row.name, row.method, row, ours.get(row.method or ""), row.remark) for row in item.rows]
-    shown = {line.method for line in lines}
-    lines += [Line(spec, spec, None, each, "") for spec, each in ours.items() if spec not in shown and not item.rows]
+    lines = []
+    for row in item.rows:
+        method = row.method if experiment is None or row.method in specs else None
+        lines.append(Line(row.name, method, row, ours.get(method or ""), row.remark))
+    lines += [Line(spec, spec, None, each, "") for spec, each in ours.items() if not item.rows]
     return SideBySide(
         item, None if experiment is None else experiment.name, preset, columns, tuple(lines), tuple(remarks)
     )
@@ -217,11 +221,12 @@ def draw_pictures(side: SideBySide, store: str | Path, kind: str = "png") -> Sid
     from accord.bench.store import Store, figures_folder
     from accord.bench.studies import draw_study
 
-    assert side.experiment is not None  # there are runs
+    if side.experiment is None:
+        return side
     folder = figures_folder(Path(store), side.experiment, side.preset)
     if side.study is not None:
         return replace(side, pictures=tuple(draw_study(side.study, folder / "studies", kind)))
-    if side.experiment is None or not side.item.pictures or all(line.ours is None for line in side.lines):
+    if not side.item.pictures or all(line.ours is None for line in side.lines):
         return side
     experiment = experiments.load(side.experiment)
     paths = draw(Store(store), experiment, side.preset, folder, kind)
@@ -236,6 +241,9 @@ def _columns_of(experiment: Experiment) -> tuple[Column, ...]:
             arrow = "↑" if metric.higher_is_better else "↓"
             heading = f"{name} ({metric.unit}) {arrow}" if metric.unit else f"{name} {arrow}"
             found.append(Column(heading, name, metric.higher_is_better))
+    for name in experiment.averages:
+        higher = next(metric.higher_is_better for own, metric in experiment.metrics if own.endswith(f"/{name}"))
+        found.append(Column(f"mean {name} {'↑' if higher else '↓'}", f"{AVERAGE}{name}", higher))
     if experiment.baseline:
         found += [Column("MR ↓", "mean_rank"), Column("Δm% ↓", "delta_m")]
     return tuple(found)
@@ -256,7 +264,7 @@ def _about(
 ) -> list[str]:
     """Remarks that follow from what ours are."""
     found = []
-    if on not in (None, item.experiment):
+    if on not in (None, item.experiment) and not any(column.of == experiment.name for column in columns):
         found.append(f"Ours are of other data: {experiment.name} ({experiment.summary}).")
     if preset != item.protocol:
         found.append(

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from accord.balancers.registry import suggest
 from accord.bench import experiments
-from accord.bench.published.item import Column, Item
+from accord.bench.published.item import Column, Item, PublishedRow
 from accord.bench.report import STL
 from accord.bench.spec import Experiment
 from accord.errors import OptionError, UnknownNameError
@@ -24,13 +24,14 @@ def experiment_of(item: Item, on: str | None = None) -> Experiment | None:
         OptionError: ``on`` has not the same columns.
         DependencyError: The experiment needs a package that is not installed.
     """
-    if on not in (None, item.experiment, *item.on):
+    families = [each.partition(":")[0] + ":" for each in item.on if ":" in each]
+    if on not in (None, item.experiment, *item.on) and not str(on).startswith(tuple(families)):
         allowed = f"{', '.join(item.on)} only" if item.on else "nothing else"
         raise OptionError(f"{item.id} can be put on {allowed}, not on {on!r}: other experiments have other columns")
     name = on or item.experiment
     if name is None:
         return None
-    if name not in experiments.names():
+    if name not in experiments.names() and not name.startswith(tuple(families)):
         near = suggest(name, experiments.names(), listing=False)
         raise UnknownNameError(
             f"{item.id} needs the experiment {name!r}, which this version of accord does not have{near}; "
@@ -52,7 +53,7 @@ def methods_of(item: Item, experiment: Experiment, chosen: Sequence[str] = ()) -
     """
     if item.rows and not any(applies(column, experiment) for column in item.columns):
         return []
-    rows = [row for row in item.rows if row.method is not None]
+    rows = [row for row in item.rows if row.method is not None and _has_number(row, item, experiment)]
     specs = [row.method for row in rows if row.method is not None] or list(item.methods or experiment.methods)
     if chosen:
         known = {row.name.lower(): row.method for row in rows if row.method is not None}
@@ -65,7 +66,15 @@ def applies(column: Column, experiment: Experiment) -> bool:
     """Whether a column is measured by an experiment."""
     if column.metric is None or column.of not in (None, experiment.name):
         return False
+    if column.averaged is not None:
+        return column.averaged in experiment.averages
     return not column.judges or column.metric in dict(experiment.metrics)
+
+
+def _has_number(row: PublishedRow, item: Item, experiment: Experiment) -> bool:
+    """Whether anything is printed for this experiment: CAGrad has another c on MT50 than on MT10."""
+    columns = (column.of in (None, experiment.name) for column in item.columns)
+    return any(own and cell is not None for own, cell in zip(columns, row.cells, strict=True))
 
 
 def _chosen(item: Item, text: str, known: dict[str, str], specs: Sequence[str]) -> str:

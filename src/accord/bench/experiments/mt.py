@@ -29,7 +29,7 @@ METHODS = (
     "ls:net=soft-modular",
     "ls:net=care",
     "pcgrad",
-    "cagrad",
+    "cagrad:c=0.9",
     "nash-mtl",
     "nash-mtl:update_every=50",
     "nash-mtl:update_every=100",

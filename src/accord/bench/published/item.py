@@ -16,12 +16,17 @@ STATUSES: dict[Status, str] = {
 SUMMARY = ("mean_rank", "delta_m")
 """Columns that a report computes from the metrics."""
 
-MEASURED = ("minutes_per_epoch", "seconds_per_step", "time_over_ls", "train_loss", "solved")
+MEASURED = ("minutes_per_epoch", "seconds_per_step", "time_over_ls", "train_loss", "solved", "best_success")
 """Columns taken from the records of the runs.
 
 ``time_over_ls`` is the time of a step divided by that of ``ls``, ``train_loss`` the mean over tasks in the last epoch,
-and ``solved`` the share of steps, in percent, whose weights meet the method's definition.
+and ``solved`` the share of steps, in percent, whose weights meet the method's definition. ``best_success`` is the
+success of the evaluation with the largest mean over seeds and tasks, as the tables of MT10 print it; ``mean success``
+is that of the last evaluation.
 """
+
+AVERAGE = "mean "
+"""Before a metric's name: its mean over tasks, of the experiment's ``averages``; ``"mean success"``."""
 
 
 @dataclass(frozen=True)
@@ -51,8 +56,8 @@ class Column:
 
     Attributes:
         name: As in the paper, with its unit where it has one.
-        metric: What it is here: ``"task/metric"`` of the experiment, or one of ``SUMMARY`` or ``MEASURED``; None if
-            this library does not compute it.
+        metric: What it is here: ``"task/metric"`` of the experiment, ``"mean metric"`` over its tasks, or one of
+            ``SUMMARY`` or ``MEASURED``; None if this library does not compute it.
         higher_is_better: Decides the sign in Δm and the order in the mean rank.
         scale: The published number is ours times this.
         of: The experiment this column belongs to, in a table over several data sets; None for all.
@@ -71,6 +76,13 @@ class Column:
         """Whether it is one of the metrics that Δm and the mean rank are made of."""
         return self.metric is not None and "/" in self.metric
 
+    @property
+    def averaged(self) -> str | None:
+        """The metric of which it is a mean over tasks; None if it is not one."""
+        if self.metric == "best_success":
+            return "success"
+        return self.metric.removeprefix(AVERAGE) if self.metric and self.metric.startswith(AVERAGE) else None
+
 
 @dataclass(frozen=True)
 class PublishedRow:
@@ -78,7 +90,8 @@ class PublishedRow:
 
     Attributes:
         name: As in the paper.
-        method: The method here, such as ``"cagrad:c=0.4"``; None if this library does not have it.
+        method: The method here, such as ``"cagrad:c=0.4"`` or ``"ls:net=care"``; None if this library does not have
+            it. It is run where the row has a number for the experiment.
         cells: One a column; None where nothing is printed.
         source: The paper and the table it was read from.
         remark: What a reader must know.
@@ -105,7 +118,8 @@ class Item:
         source: Where the rows come from, unless a row says otherwise.
         experiment: What makes our rows; None if nothing here does.
         protocol: The preset that is the published protocol.
-        on: Other experiments with the same columns, for those who lack the data.
+        on: Other experiments with the same columns, for those who lack the data; ``"mt:TASK,TASK"`` stands for all
+            whose names begin with ``mt:``.
         study: A study of this library that shows the same.
         pictures: The stems of the figures of the experiment that correspond.
         methods: What to run where there are no rows; empty for the experiment's own list.

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from accord.balancers.registry import suggest
-from accord.bench.published.item import MEASURED, STATUSES, SUMMARY, Cell, Column, Item, PublishedRow
+from accord.bench.published.item import AVERAGE, MEASURED, STATUSES, SUMMARY, Cell, Column, Item, PublishedRow
 from accord.errors import DataError, UnknownNameError
 
 FOLDER = Path(__file__).parent
@@ -140,10 +140,12 @@ def _item(path: Path, name: str, paper: Paper, data: dict[str, Any], other: Call
 def _column(path: Path, entry: Any) -> Column:
     _check(path, "a column", entry, _COLUMN, ("name",))
     metric = entry.get("metric")
-    if metric is not None and "/" not in metric and metric not in (*SUMMARY, *MEASURED):
+    general = metric is not None and ("/" in metric or metric.startswith(AVERAGE))
+    if metric is not None and not general and metric not in (*SUMMARY, *MEASURED):
         known = ", ".join((*SUMMARY, *MEASURED))
         raise DataError(
-            f"{path}: column {entry['name']!r}: metric {metric!r} is neither task/metric nor one of {known}"
+            f"{path}: column {entry['name']!r}: metric {metric!r} is neither task/metric nor 'mean metric' nor one of "
+            f"{known}"
         )
     return Column(
         entry["name"],
