@@ -9,12 +9,15 @@ of 400, one output. CPU time with one thread, all steps taking turns in one run:
 * ls, disjoint: the same through ``accord.jacobian.disjoint``;
 * methods through ``accord.jacobian.disjoint``; the same with batches of different sizes, and with update_every=50;
 * the sequential engine on losses from separate forwards, whose graphs are each walked once;
-* K backwards over the retained graph of the joint batch, then the weighted one, as published code does it.
+* K backwards over the retained graph of the joint batch, then the weighted one, as published code does it;
+* the floor: the same step for this one network written out by hand, without autograd, modules or checks. Its forward,
+  its rows (a batched matrix product a layer), their float64 Gramian, the solve and the weighted sum are what any exact
+  step must do, so what this takes over plain LS is what the machine's matrix products leave to be had.
 
 On Linux the process is started anew with glibc's allocator told to keep freed memory, as caching allocators do, so that
 the rows' pages are not asked of the kernel at each step; ``--as-is`` leaves that away.
 
-What it must reach, over both LS steps: Nash-MTL 1.15, and 1.5 with batches of different sizes.
+What it should reach, over both LS steps: Nash-MTL 1.15, and 1.5 with batches of different sizes.
 """
 
 from __future__ import annotations
@@ -33,6 +36,7 @@ from torch import Tensor, nn
 
 import accord
 from accord.jacobian.disjoint import disjoint
+from accord.jacobian.storage import combine, inner_products
 from benchmarks.timing import heading, interleaved, ratio
 
 INPUTS = 49
@@ -47,6 +51,23 @@ KEPT = {"MALLOC_TRIM_THRESHOLD_": str(2**30), "MALLOC_MMAP_THRESHOLD_": str(2**3
 def loss_of(model: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
     x, y = batch
     return (model(x) - y).square().mean()
+
+
+def rows_by_hand(model: nn.Sequential, x: Tensor, y: Tensor) -> list[Tensor]:
+    """Blocks (K, *shape) of the gradients of ``loss_of`` for a perceptron with ReLU, in the order of its parameters."""
+    layers = [module for module in model if isinstance(module, nn.Linear)]
+    values = [x.flatten(0, 1)]  # (K·n, width of each layer)
+    for layer in layers:
+        out = torch.addmm(layer.bias, values[-1], layer.weight.T)
+        values.append(out if layer is layers[-1] else out.relu_())
+    delta = (values[-1] - y.flatten(0, 1)) * (2.0 / y[0].numel())
+    blocks: list[Tensor] = []
+    for layer, value in zip(reversed(layers), reversed(values[:-1]), strict=True):
+        each = delta.unflatten(0, x.shape[:2])  # (K, n, width)
+        blocks += [each.sum(1), each.transpose(1, 2) @ value.unflatten(0, x.shape[:2])]
+        if layer is not layers[0]:
+            delta = torch.ops.aten.threshold_backward(delta @ layer.weight, value, 0)
+    return blocks[::-1]
 
 
 def main() -> None:
@@ -104,6 +125,13 @@ def main() -> None:
         weights = accord.solvers.nash((flat @ flat.T).double().numpy()).weights
         sum(float(w) * loss for w, loss in zip(weights, losses, strict=True)).backward()
 
+    def floor() -> None:
+        with torch.no_grad():
+            rows = rows_by_hand(model, x, y)
+            weights = accord.solvers.nash(inner_products(rows, rows, k).numpy()).weights
+            for parameter, block in zip(model.parameters(), rows, strict=True):
+                parameter.grad = combine(block, torch.from_numpy(weights))
+
     variants: dict[str, Callable[[], object]] = {"plain ls": plain, "ls, disjoint": step("ls")}
     variants |= {f"{method}, disjoint": step(method) for method in METHODS}
     variants |= {
@@ -111,6 +139,7 @@ def main() -> None:
         f"nash-mtl:update_every={PERIOD}, disjoint": step(f"nash-mtl:update_every={PERIOD}"),
         "nash-mtl, sequential": sequential(),
         "nash-mtl, K retained backwards": retained,
+        "nash-mtl, floor": floor,
     }
     seconds = interleaved(variants, args.rounds, warmup=3)
     console = Console(width=110)
