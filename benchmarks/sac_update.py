@@ -55,7 +55,7 @@ def joint(name: str, model: Any, batch: Any) -> Tensor:
 class Plain(Learner):
     """Linear scalarization without accord: one forward, one backward of the sum."""
 
-    def _step(self, name: str, model: Any, loss: Any, batch: Any) -> Any:
+    def _step(self, name: str, model: Any, batch: Any) -> Any:
         self.optimizers[name].zero_grad()
         joint(name, model, batch).sum().backward()
         self.optimizers[name].step()
@@ -64,7 +64,7 @@ class Plain(Learner):
 class Retained(Learner):
     """Nash-MTL as published code does it, on the same losses: K walks over one graph, then the weighted one."""
 
-    def _step(self, name: str, model: Any, loss: Any, batch: Any) -> Any:
+    def _step(self, name: str, model: Any, batch: Any) -> Any:
         optimizer = self.optimizers[name]
         optimizer.zero_grad()
         losses = joint(name, model, batch)

@@ -4,6 +4,7 @@ from accord.jacobian.accumulated import Accumulated, accumulated
 from accord.jacobian.auto import auto, auto_features
 from accord.jacobian.base import Jacobian
 from accord.jacobian.batched import BatchedJacobian, batched
+from accord.jacobian.compiled import CompiledLoss, compiled
 from accord.jacobian.disjoint import DisjointJacobian, disjoint
 from accord.jacobian.features import BatchedFeatures, FeatureJacobian, SequentialFeatures, features
 from accord.jacobian.losses import Losses, Shared
@@ -24,6 +25,7 @@ __all__ = [
     "Accumulated",
     "BatchedFeatures",
     "BatchedJacobian",
+    "CompiledLoss",
     "DisjointJacobian",
     "FeatureJacobian",
     "Jacobian",
@@ -41,6 +43,7 @@ __all__ = [
     "accumulated",
     "auto",
     "batched",
+    "compiled",
     "disjoint",
     "features",
     "sequential",

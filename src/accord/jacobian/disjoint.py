@@ -11,20 +11,19 @@ from torch import Tensor, nn
 
 from accord.errors import AccordError, EngineError, OptionError
 from accord.jacobian.base import Jacobian, Weights
+from accord.jacobian.compiled import around
 from accord.jacobian.losses import Shared, check_finite
 from accord.jacobian.pertask import (
     Exchange,
     Named,
-    TaskLoss,
     cause_of,
     check_graph,
     losses_at_once,
     refuse_captured,
-    rows_at_once,
 )
 from accord.jacobian.reduce import Reduce, choose
 from accord.jacobian.scaling import check_scale, loss_scale
-from accord.jacobian.storage import Block, Held, Rows, combine
+from accord.jacobian.storage import Block, Held, Rows, combine, mixture
 from accord.jacobian.taskbatches import gather_batches
 from accord.jacobian.taskmodules import (
     Norms,
@@ -63,6 +62,7 @@ class DisjointJacobian(Jacobian):
     Args:
         model: The network, called by ``loss_fn`` as often as that likes.
         loss_fn: ``loss_fn(model, batch)``, a scalar for one task's batch; ``loss_fn(model, batch, head)`` with heads.
+            Wrapped in ``accord.jacobian.compiled``, once, ``torch.compile`` makes one program of forward and gradients.
         batches: A list of K batches; a mapping from task to batch; or one batch whose tensors have a leading task axis
             (K, …), as a tuple is. A batch is a tensor or any nesting of mappings (they arrive as dicts), sequences,
             named tuples and dataclasses. A mapping of tensors is one batch with a task axis, unless its keys are
@@ -137,7 +137,8 @@ class DisjointJacobian(Jacobian):
             self.parameters, self.parameter_names = tuple(self._sorted.shared.values()), self._sorted.names
             self._heads = (*self._sorted.others.values(), *self._sorted.own)
             check_loss(loss_fn, bool(self.modules), self._caller)
-            self.task = TaskLoss(model, loss_fn, self.modules[0] if self.modules else None)
+            head = self.modules[0] if self.modules else None
+            self.task, self._at_once = around(model, loss_fn, head, self.vectorized, self._caller)
             self._known = (*self.parameters, *self._heads)  # of which views leave some out
             facts = self._facts()
         except AccordError as caught:
@@ -210,7 +211,7 @@ class DisjointJacobian(Jacobian):
                 "save nothing, since all rows cost one backward; leave gramian_tasks away"
             )
         part = self._view()
-        part._held = Held([None if b is None else _mixture(matrix, b) for b in held.blocks()], len(matrix))
+        part._held = Held([None if b is None else mixture(matrix, b) for b in held.blocks()], len(matrix))
         part._count, part.names, part._values = len(matrix), None, matrix.double() @ self.values
         return part
 
@@ -252,7 +253,8 @@ class DisjointJacobian(Jacobian):
 
     def _rows_at_once(self) -> Ran:
         norms = self._norms()
-        found = rows_at_once(self.task, self._exchange(norms, detached=True), self.batches, self.scale, self._caller)
+        exchange = self._exchange(norms, detached=True)
+        found = self._at_once(self.task, exchange, self.batches, self.scale, self._caller)
         heads = [found.rows[name] for name in self._sorted.others]
         heads += [self._own_rows(leaf, found.rows) for leaf in self._sorted.own]
         names = {id(p): name for name, p in self._sorted.shared.items()}
@@ -392,8 +394,3 @@ class DisjointJacobian(Jacobian):
 
 
 disjoint = DisjointJacobian
-
-
-def _mixture(matrix: Tensor, block: Tensor) -> Tensor:
-    flat = block.reshape(len(block), -1)
-    return (matrix.to(flat) @ flat).reshape(len(matrix), *block.shape[1:])

@@ -43,6 +43,7 @@ class TaskLoss(nn.Module):
         self.head = head
         self.calls = (loss_fn,)  # in a tuple, or a loss that is a module would be a part of this one
         self.places: dict[str, list[str]] = {}
+        self.recurrent = False
         self._find_places()
         kind = next((p.device.type for p in model.parameters()), "cpu")
         # the forward runs later than it is asked for: under the mixed precision that was on when it was
@@ -73,6 +74,7 @@ class TaskLoss(nn.Module):
     def _find_places(self) -> None:
         where: dict[int, list[str]] = {}
         for prefix, module in self.named_modules():  # each module once, or it would be left with what it was lent
+            self.recurrent |= isinstance(module, nn.RNNBase | nn.RNNCellBase)
             for tensors in (module.named_parameters, module.named_buffers):
                 for name, tensor in tensors(recurse=False, remove_duplicate=False):
                     where.setdefault(id(tensor), []).append(f"{prefix}.{name}")
@@ -145,7 +147,7 @@ def rows_at_once(task: TaskLoss, give: Exchange, batches: Batches, scale: float,
 
         return grad(loss_of, has_aux=True)([*shared, *own], each, list(give.counters.values()))
 
-    with _mapped(task, give, caller), torch.enable_grad():
+    with mapped(task, give, caller), torch.enable_grad():
         rows, (values, each) = vmap(one, randomness="different")(batches.leaves, own, list(give.each.values()))
         if values.requires_grad:
             refuse_captured(values, (), caller)
@@ -157,14 +159,20 @@ def losses_at_once(task: TaskLoss, give: Exchange, batches: Batches, caller: str
     """The losses (K,) with an ordinary graph to the parameters, and what became of ``Exchange.each``."""
 
     def one(leaves: list[Tensor], own: list[Tensor], each: list[Tensor]) -> Any:
-        # a gradient of nothing, because torch.func splits into their parts, and guards, what it differentiates
+        parameters = {**give.shared, **dict(zip(give.own, own, strict=True))}
+
         def loss_of(nothing: Tensor, each: list[Tensor], counters: list[Tensor]) -> Any:
-            parameters = {**give.shared, **dict(zip(give.own, own, strict=True))}
             return nothing, (_called(task, give, batches.build(leaves), parameters, each, counters), each)
 
+        if direct:
+            return _called(task, give, batches.build(leaves), parameters, (), ()), each
+        # a gradient of nothing, because torch.func splits into their parts, and guards, what it differentiates
         return grad(loss_of, has_aux=True)(torch.zeros(()), each, list(give.counters.values()))[1]
 
-    with _mapped(task, give, caller), torch.enable_grad():
+    # without buffers there is nothing to guard, without recurrent layers nothing to split: a level less is quicker
+    direct = not (give.each or give.counters or give.common or task.recurrent)
+
+    with mapped(task, give, caller), torch.enable_grad():
         own, each = list(give.own.values()), list(give.each.values())
         losses, each = vmap(one, randomness="different")(batches.leaves, own, each)
     check_graph(losses)
@@ -257,6 +265,11 @@ _CAUSES = (
         "torch.where, or pass vectorize=False",
     ),
     (
+        "data-dependent control flow",
+        "the forward branches on data (if x > 0), which cannot differ between tasks that run at once; use torch.where, "
+        "or pass vectorize=False",
+    ),
+    (
         "dynamic shape",
         "the size of a result depends on the data (indexing with a mask, nonzero, unique), which cannot differ between "
         "tasks that run at once; weight with the mask instead, or pass vectorize=False",
@@ -286,7 +299,7 @@ def cause_of(text: str) -> str | None:
 
 
 @contextmanager
-def _mapped(task: TaskLoss, give: Exchange, caller: str) -> Iterator[None]:
+def mapped(task: TaskLoss, give: Exchange, caller: str) -> Iterator[None]:
     """Explain what torch says where tasks cannot run at once; refuse a forward that changes common buffers."""
     versions = {name: tensor._version for name, tensor in give.common.items()}
     try:

@@ -102,6 +102,12 @@ def combine(rows: Tensor | list[Tensor | None], weights: Tensor) -> Tensor:
     return total
 
 
+def mixture(matrix: Tensor, block: Tensor) -> Tensor:
+    """The rows of combinations of the losses, (M, *shape), from coefficients (M, K) and a block (K, *shape)."""
+    flat = block.reshape(len(block), -1)
+    return (matrix.to(flat) @ flat).reshape(len(matrix), *block.shape[1:])
+
+
 def nbytes(tensors: Sequence[Tensor]) -> int:
     """Bytes of one gradient of these tensors."""
     return sum(t.numel() * t.element_size() for t in tensors)

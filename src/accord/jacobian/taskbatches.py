@@ -22,6 +22,7 @@ class Batches:
         leaves: The tensors of all batches with a leading task axis, each (K, …); none where they are not stacked.
         build: Makes a task's batch of its leaves.
         each: The K batches otherwise.
+        structure: What a batch is made of, to be compared.
     """
 
     num_tasks: int
@@ -29,6 +30,7 @@ class Batches:
     leaves: list[Tensor]
     build: Callable[[Sequence[Tensor]], Any]
     each: list[Any] | None
+    structure: Any = None
 
     def in_turn(self) -> Iterator[Any]:
         """One task's batch after the other."""
@@ -106,7 +108,7 @@ def _by_task(batches: Mapping[Any, Any], names: tuple[str, ...] | None, caller: 
 
 
 def _stacked(batches: Any, vectorize: bool | None, caller: str) -> Batches:
-    leaves, build, _ = _flatten(batches)
+    leaves, build, structure = _flatten(batches)
     seen = ", ".join(f"{path}: {_described(leaf)}" for path, leaf in leaves)
     if not leaves:
         raise ShapeError(f"{caller}: the batches hold no tensor")
@@ -128,7 +130,7 @@ def _stacked(batches: Any, vectorize: bool | None, caller: str) -> Batches:
     if vectorize is False:
         each = [build([leaf[k] for leaf in tensors]) for k in range(len(tensors[0]))]
         return Batches(len(each), None, [], build, each)
-    return Batches(len(tensors[0]), None, tensors, build, None)
+    return Batches(len(tensors[0]), None, tensors, build, None, structure)
 
 
 def _listed(batches: list[Any], vectorize: bool | None, caller: str) -> Batches:
@@ -149,7 +151,8 @@ def _listed(batches: list[Any], vectorize: bool | None, caller: str) -> Batches:
         return Batches(len(batches), None, [], build, batches)
     columns = list(zip(*(leaves for leaves, _, _ in found), strict=True)) if _alike(f[2] for f in found) else None
     if columns and all(_alike((t.shape, t.dtype, t.device) for _, t in column) for column in columns):
-        return Batches(len(batches), None, [torch.stack([t for _, t in column]) for column in columns], build, None)
+        stacked = [torch.stack([t for _, t in column]) for column in columns]
+        return Batches(len(batches), None, stacked, build, None, found[0][2])
     if vectorize:
         seen = "; ".join(
             f"task {k}: {', '.join(_described(leaf) for _, leaf in leaves)}" for k, (leaves, _, _) in enumerate(found)

@@ -22,7 +22,7 @@ from accord.balancers.base import Balancer
 from accord.balancers.result import Balance
 from accord.bench.rl.networks import Network, NetworkSettings, make_network
 from accord.errors import NonFiniteError, OptionError
-from accord.jacobian import disjoint
+from accord.jacobian import compiled, disjoint
 
 Batch = Mapping[str, Tensor]
 
@@ -45,7 +45,8 @@ class SACSettings:
         log_std: Bounds of the logarithm of the policy's standard deviation.
         log_std_form: ``"clamp"`` cuts the network's output off at the bounds; ``"tanh"`` squashes it between them, as
             the code of CARE does, from −9 at an output of 0.
-        compile: Have ``torch.compile`` fuse the computation of the critic's targets (needs a C++ compiler).
+        compile: Have ``torch.compile`` make programs of the critic's targets and of all tasks' gradients (needs a C++
+            compiler; rows differ by rounding).
     """
 
     network: NetworkSettings = field(default_factory=NetworkSettings)
@@ -208,6 +209,9 @@ class Learner:
             "temperature": torch.optim.Adam([agent.log_alpha], lr=settings.lr, eps=settings.adam_eps),
         }
         self._targets = torch.compile(targets) if settings.compile else targets
+        self._losses = {"critic": critic_loss, "actor": actor_loss}
+        if settings.compile:
+            self._losses = {name: compiled(loss) for name, loss in self._losses.items()}
 
     def update(self, batch: Batch) -> Update:
         """One step of the critic, the actor, the temperatures and the target.
@@ -222,12 +226,12 @@ class Learner:
         batch = dict(batch, task=agent.task)
         shape = batch["action"].shape
         batch["target"] = self._targets(agent, batch, self._noise(shape), settings.discount)
-        critic = self._step("critic", agent.critic, critic_loss, batch)
+        critic = self._step("critic", agent.critic, batch)
         batch |= {"noise": self._noise(shape), "alpha": agent.alpha}
         with torch.no_grad():
             entropy = -agent.actor.sample(batch["state"], agent.task, batch["noise"])[1].mean(1)  # (K,)
         with frozen(agent.critic):
-            actor = self._step("actor", self.policy, actor_loss, batch)
+            actor = self._step("actor", self.policy, batch)
         self._step_temperatures(entropy)
         with torch.no_grad():
             for slow, quick in zip(agent.target.parameters(), agent.critic.parameters(), strict=True):
@@ -252,9 +256,9 @@ class Learner:
             balancer.load_state_dict(state["balancers"][name])
         self.generator.set_state(state["generator"])
 
-    def _step(self, name: str, model: nn.Module, loss: Any, batch: Batch) -> Balance:
+    def _step(self, name: str, model: nn.Module, batch: Batch) -> Balance:
         """Balance one network's K losses and step its optimiser."""
-        optimizer, balancer = self.optimizers[name], self.balancers[name]
+        optimizer, balancer, loss = self.optimizers[name], self.balancers[name], self._losses[name]
         kept = {key: batch[key] for key in _USED[name]}
 
         def jacobian() -> Any:
@@ -283,7 +287,8 @@ class Learner:
 
     def _adam(self, model: nn.Module, balancer: Balancer) -> torch.optim.Adam:
         own = list(balancer.parameters())
-        return torch.optim.Adam([*model.parameters(), *own], lr=self.settings.lr, eps=self.settings.adam_eps)
+        parameters, settings = [*model.parameters(), *own], self.settings
+        return torch.optim.Adam(parameters, lr=settings.lr, eps=settings.adam_eps, fused=True)
 
     def _noise(self, shape: Sequence[int]) -> Tensor:
         return torch.randn(*shape, generator=self.generator, device=self.generator.device)
