@@ -1,6 +1,6 @@
 """What does a balanced step cost where each task brings its own samples, as in multi-task reinforcement learning?
 
-    python -m benchmarks.disjoint_step [--rounds N] [--tasks K] [--samples N] [--width W] [--as-is]
+    python -m benchmarks.disjoint_step [--rounds N] [--tasks K] [--samples N] [--width W] [--compile] [--as-is]
 
 The shape of a critic on MT10: 10 tasks with 128 samples each, 49 inputs (39 and the task one-hot), three hidden layers
 of 400, one output. CPU time with one thread, all steps taking turns in one run:
@@ -35,6 +35,7 @@ from rich.table import Table
 from torch import Tensor, nn
 
 import accord
+from accord.jacobian.compiled import CompiledLoss, compiled
 from accord.jacobian.disjoint import disjoint
 from accord.jacobian.storage import combine, inner_products
 from benchmarks.timing import heading, interleaved, ratio
@@ -76,6 +77,7 @@ def main() -> None:
     parser.add_argument("--tasks", type=int, default=10)
     parser.add_argument("--samples", type=int, default=128)
     parser.add_argument("--width", type=int, default=400)
+    parser.add_argument("--compile", action="store_true", help="also time a compiled loss, after compiling it")
     parser.add_argument("--as-is", action="store_true")
     args = parser.parse_args()
     if sys.platform == "linux" and not args.as_is and any(key not in os.environ for key in KEPT):
@@ -99,12 +101,14 @@ def main() -> None:
         model.zero_grad()
         joint().sum().backward()
 
-    def step(spec: str, batches: object = (x, y)) -> Callable[[], object]:
+    def step(
+        spec: str, batches: object = (x, y), loss: Callable[..., Tensor] | CompiledLoss = loss_of
+    ) -> Callable[[], object]:
         balancer = accord.make(spec, k)
 
         def call() -> object:
             model.zero_grad()
-            return balancer.apply(disjoint(model, loss_of, batches))
+            return balancer.apply(disjoint(model, loss, batches))
 
         return call
 
@@ -141,6 +145,8 @@ def main() -> None:
         "nash-mtl, K retained backwards": retained,
         "nash-mtl, floor": floor,
     }
+    if args.compile:
+        variants["nash-mtl, disjoint, compiled"] = step("nash-mtl", (x, y), compiled(loss_of))
     seconds = interleaved(variants, args.rounds, warmup=3)
     console = Console(width=110)
     console.print(f"a step with samples of each task's own: {heading()}")
