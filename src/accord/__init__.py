@@ -11,7 +11,7 @@ from importlib import import_module, metadata
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from accord import balancers, jacobian, metrics, solvers, testing
+    from accord import balancers, diagnostics, jacobian, metrics, solvers, testing
     from accord.balancers import (
         CRMOGM,
         DBMTL,
@@ -50,6 +50,7 @@ if TYPE_CHECKING:
     )
     from accord.bench.compare import compare
     from accord.bench.problem import Problem, Training
+    from accord.diagnostics import Log, diagnose, read_log
     from accord.jacobian import watch
 
 __version__ = metadata.version("accord")
@@ -80,6 +81,7 @@ __all__ = [
     "GradDrop",
     "GradNorm",
     "GradVac",
+    "Log",
     "MoCo",
     "MoDo",
     "NashMTL",
@@ -91,17 +93,28 @@ __all__ = [
     "available",
     "balancers",
     "compare",
+    "diagnose",
+    "diagnostics",
     "jacobian",
     "make",
     "metrics",
+    "read_log",
     "register",
     "solvers",
     "testing",
     "watch",
 ]
 
-_HOMES = {"watch": "jacobian", "compare": "bench.compare", "Problem": "bench.problem", "Training": "bench.problem"}
-_MODULES = ("balancers", "jacobian", "metrics", "solvers", "testing")
+_HOMES = {
+    "watch": "jacobian",
+    "diagnose": "diagnostics",
+    "Log": "diagnostics",
+    "read_log": "diagnostics",
+    "compare": "bench.compare",
+    "Problem": "bench.problem",
+    "Training": "bench.problem",
+}
+_MODULES = ("balancers", "diagnostics", "jacobian", "metrics", "solvers", "testing")
 
 
 def __getattr__(name: str) -> Any:
