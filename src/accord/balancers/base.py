@@ -220,7 +220,7 @@ class Balancer(Stateful):
         own = self.own_objective(jacobian.values) if self.training else None
         return total if own is None else total + (own - own.detach()).to(total)
 
-    def apply(self, jacobian: Any) -> Any:  # pyrefly: ignore[bad-override-param-name]
+    def apply(self, jacobian: Jacobian) -> Balance:  # pyrefly: ignore[bad-override]
         """Balance a Jacobian that is already there, and add to ``.grad``; returns a ``Balance``.
 
         Given a function instead, this is ``torch.nn.Module.apply``.
@@ -229,7 +229,7 @@ class Balancer(Stateful):
             if not callable(jacobian):
                 kind = type(jacobian).__name__
                 raise OptionError(f"apply: got a {kind}, not a Jacobian; losses go to backward(losses, shared)")
-            return super().apply(jacobian)
+            return super().apply(jacobian)  # pyrefly: ignore[bad-return]
         jacobian.wanted = "losses" if self.needs == "losses" else "rows"
         self._check(jacobian)
         before = self.snapshot()

@@ -9,7 +9,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterable, Sequence
 from importlib import metadata
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from accord.balancers.grammar import format_spec, parse_spec, suggest
 from accord.errors import OptionError, UnknownNameError
@@ -21,13 +21,14 @@ ENTRY_POINT_GROUP = "accord.balancers"
 
 __all__ = ["available", "balancer_class", "format_spec", "make", "parse_spec", "register", "suggest"]
 
+Class = TypeVar("Class", bound="type[Balancer]")
 _CLASSES: dict[str, type[Balancer]] = {}
 
 
-def register(name: str) -> Callable[[type[Balancer]], type[Balancer]]:
+def register(name: str) -> Callable[[Class], Class]:
     """Class decorator that makes a balancer available as ``make(name)``."""
 
-    def decorate(cls: type[Balancer]) -> type[Balancer]:
+    def decorate(cls: Class) -> Class:
         if name in _CLASSES:
             raise OptionError(f"register({name!r}): the name is taken by {_CLASSES[name].__qualname__}")
         cls.method = name

@@ -13,16 +13,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
+import accord
 from accord.errors import AccordError, DependencyError, UnknownNameError
 
 try:
     import tyro
     from tyro.conf import Positional, arg, subcommand
 except ModuleNotFoundError as missing:
-    raise SystemExit(
-        f"accord: the command line needs the package {missing.name!r}: pip install 'accord[bench]'"
-    ) from missing
+    # a script has no one to catch an error here, and a traceback would hide what to do
+    print(f"accord: the command line needs the package {missing.name!r}: pip install 'accord[bench]'", file=sys.stderr)
+    raise SystemExit(2) from missing
 
+from accord.bench.report_verb import ReportVerb
 from accord.bench.reproduce_verb import ReproduceVerb
 from accord.bench.study_verb import StudyVerb
 from accord.bench.video_verb import VideoVerb
@@ -102,7 +104,7 @@ class Run:
         failed = [outcome for outcome in outcomes if outcome.status == "failed"]
         elsewhere = [outcome for outcome in outcomes if outcome.status == "elsewhere"]
         if self.report:
-            _report(self.store, self.experiment, self.preset)
+            ReportVerb(self.experiment, self.preset, store=self.store)()
             Plot(self.experiment, self.preset, self.store)()
         if elsewhere:
             _say(f"{len(elsewhere)} of {len(outcomes)} runs are being trained by another process")
@@ -112,31 +114,6 @@ class Run:
                 "tracebacks, and the same command tries them again"
             )
         return FAILED if failed else OK
-
-
-@dataclass(frozen=True)
-class ReportVerb:
-    """Print the table of an experiment: metrics, mean rank, Δm, speed, certificates."""
-
-    experiment: Positional[Name]
-    """Such as toy or qm9 (see `accord list`), or package.module:EXPERIMENT."""
-    preset: str = "laptop"
-    """Whose runs to show."""
-    methods: Annotated[tuple[str, ...], arg(metavar="SPEC ...", help_behavior_hint="(default: all)")] = ()
-    """Rows to show, such as stl ls nash-mtl; ranks are among them."""
-    seeds: Annotated[tuple[int, ...], arg(metavar="SEED ...", help_behavior_hint="(default: all)")] = ()
-    """Seeds to take into the means."""
-    store: Folder = Path("runs")
-    """Where runs are kept."""
-    format: Literal["table", "markdown", "csv", "json"] = "table"
-    """table is for people, csv and json keep every digit."""
-    out: Annotated[Path | None, arg(metavar="FILE")] = None
-    """Write to a file instead of the terminal."""
-
-    def __call__(self) -> int:
-        """Print or write."""
-        _report(self.store, self.experiment, self.preset, self.format, self.out, self.methods, self.seeds)
-        return OK
 
 
 @dataclass(frozen=True)
@@ -235,6 +212,19 @@ class Data:
         return OK if passed(findings) else FAILED
 
 
+@dataclass(frozen=True)
+class Completion:
+    """Print a script that completes verbs and options in your shell; docs/guides/install.md says where to put it."""
+
+    shell: Positional[Annotated[Literal["bash", "zsh", "fish"], arg(metavar="SHELL")]]
+    """bash, zsh or fish."""
+
+    def __call__(self) -> int:
+        """Print it."""
+        _parse(["--tyro-print-completion", self.shell])  # prints, and leaves by SystemExit as --help does
+        return OK
+
+
 Verb = (
     Annotated[List, subcommand("list")]
     | Annotated[Run, subcommand("run")]
@@ -246,8 +236,9 @@ Verb = (
     | Annotated[Data, subcommand("data")]
     | Annotated[Solve, subcommand("solve")]
     | Annotated[Doctor, subcommand("doctor")]
+    | Annotated[Completion, subcommand("completion")]
 )
-VERBS = ("list", "run", "report", "plot", "reproduce", "study", "video", "data", "solve", "doctor")
+VERBS = ("list", "run", "report", "plot", "reproduce", "study", "video", "data", "solve", "doctor", "completion")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -278,9 +269,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _parse(args: list[str]) -> Verb:
     if args == ["--version"]:
-        from accord.bench.store import accord_version
-
-        print(f"accord {accord_version()}")
+        print(f"accord {accord.__version__}")
         raise SystemExit(OK)
     if not args[0].startswith("-") and args[0] not in VERBS:
         from accord.balancers.registry import suggest
@@ -293,45 +282,6 @@ def _parse(args: list[str]) -> Verb:
         args=args,
         config=(tyro.conf.OmitSubcommandPrefixes, tyro.conf.FlagCreatePairsOff),
     )
-
-
-def _report(
-    store: Path,
-    name: str,
-    preset: str,
-    form: str = "table",
-    out: Path | None = None,
-    methods: Sequence[str] = (),
-    seeds: Sequence[int] = (),
-) -> None:
-    from accord.bench import report, tables
-    from accord.bench.experiments import load
-    from accord.bench.files import write_atomic
-    from accord.bench.store import Store
-
-    home, experiment = Store(store), load(name)
-    only = report.select(home, experiment, preset, methods, seeds) if methods or seeds else None
-    without_baseline = "name stl among the methods" if methods else None
-    if seeds and not methods:
-        command = f"accord run {experiment.name} --preset {preset} --methods stl --seeds {' '.join(map(str, seeds))}"
-        without_baseline = f"`{command}`"
-    summary = report.summarise(home, experiment, preset, only, without_baseline)
-    if form == "table" and out is None:
-        tables.print_report(summary, _console())
-        return
-    if form == "table":
-        text = tables.plain(summary)
-    elif form == "markdown":
-        text = tables.markdown(summary)
-    elif form == "csv":
-        text = report.frame(summary).write_csv()
-    else:
-        text = report.to_json(summary) + "\n"
-    if out is None:
-        print(text, end="")
-    else:
-        write_atomic(out, text.encode())
-        _say(f"written to {out}")
 
 
 def _print(forms: Mapping[str, Callable[[], str]], form: str, out: Path | None, to_terminal: Callable[[], None]) -> int:

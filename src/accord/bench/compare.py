@@ -108,7 +108,8 @@ def compare(
             else "derive a class from it with build(), losses(batch) and evaluate(), and give an object of it"
         )
         raise OptionError(f"compare: got {what}, not an accord.Problem: {remedy}")
-    _require("filelock")
+    for package in ("filelock", "rich"):  # rich prints the table, which is too late to find out after hours of training
+        _require(package)
     progress = _progress(show)
     experiment = experiment_of(problem, methods)
     folder = Path(tempfile.mkdtemp(prefix="accord-") if store is None else store)

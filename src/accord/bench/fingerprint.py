@@ -30,6 +30,7 @@ from torch.utils.data import Dataset
 
 LONG = 200  # characters of JSON text, above which a hash stands for it
 DEPTH = 8
+INSTALLED = {"site-packages", "dist-packages"}  # folders of packages, wherever they are
 
 
 def describe(value: Any) -> Any:
@@ -188,8 +189,11 @@ def _our_file(file: str | None, module: str) -> bool:
         return True
     if file is None or module.split(".")[0] == "accord":
         return False
-    path = Path(file).resolve()
-    return not any(path.is_relative_to(place) for place in _places())
+    # resolved or not: a package may be a link from its environment, or be in the user's or the system's site
+    return not any(
+        INSTALLED & set(path.parts) or any(path.is_relative_to(place) for place in _places())
+        for path in (Path(file).absolute(), Path(file).resolve())
+    )
 
 
 @functools.cache

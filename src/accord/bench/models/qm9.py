@@ -12,9 +12,16 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch_geometric.nn import Set2Set
 
 from accord.bench.data.graphs import EDGE_FEATURES, NODE_FEATURES, GraphBatch
+from accord.errors import DependencyError
+
+try:
+    from torch_geometric.nn import Set2Set
+except ModuleNotFoundError as error:
+    raise DependencyError(
+        f"QM9's network needs the package {error.name!r}, which is not installed: pip install 'accord[qm9]'"
+    ) from error
 
 
 class EdgeConv(nn.Module):

@@ -16,15 +16,21 @@ from typing import Any
 
 os.environ.setdefault("MUJOCO_GL", "disabled")  # read when mujoco is imported; videos set it before
 
-import gymnasium
 import numpy as np
 import numpy.typing as npt
-from metaworld.env_dict import ALL_V3_ENVIRONMENTS
-from metaworld.types import Task
 
 from accord.bench.rl.tasks import ACTION, STATE, Goals, RewardVersion
 from accord.bench.spec import derive_seed
 from accord.errors import DependencyError, OptionError
+
+try:
+    import gymnasium
+    from metaworld.env_dict import ALL_V3_ENVIRONMENTS
+    from metaworld.types import Task
+except ModuleNotFoundError as error:
+    raise DependencyError(
+        f"Meta-World needs the package {error.name!r}, which is not installed: pip install 'accord[rl]'"
+    ) from error
 
 _NEEDED = ("set_task", "seed", "seeded_rand_vec", "_freeze_rand_vec", "_last_rand_vec", "_set_task_called")
 

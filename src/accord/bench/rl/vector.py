@@ -14,12 +14,18 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv
-from gymnasium.vector.async_vector_env import AsyncState
 
 from accord.bench.rl.environment import EpisodeOptions, TaskEnvironment
 from accord.bench.rl.tasks import Goals, RewardVersion
-from accord.errors import AccordError, WorkerError
+from accord.errors import AccordError, DependencyError, WorkerError
+
+try:
+    from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv
+    from gymnasium.vector.async_vector_env import AsyncState
+except ModuleNotFoundError as error:
+    raise DependencyError(
+        f"Meta-World needs the package {error.name!r}, which is not installed: pip install 'accord[rl]'"
+    ) from error
 
 Array = npt.NDArray[np.float32]
 
