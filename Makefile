@@ -45,6 +45,8 @@ bench: $(STAMP)
 	$(BIN)/python -m benchmarks.many_tasks --tasks 200 --memory 4e6
 	$(BIN)/python -m benchmarks.cheaper_gramians
 	$(BIN)/python -m benchmarks.wire_bytes
+	$(BIN)/python -m benchmarks.sac_update
+	$(BIN)/python -m benchmarks.html_report --loads 3
 	$(BIN)/python -m benchmarks.solver_quality --cases 1000 --peer-cases 50
 	$(BIN)/python -m benchmarks.solver_scaling --most 200
 
