@@ -7,10 +7,12 @@ accelerate launch examples/accelerate_loop.py         # on whatever machines it 
 """
 
 import argparse
+import shutil
 import tempfile
 
 import torch
 from accelerate import Accelerator
+from accelerate.utils import broadcast_object_list
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
@@ -78,10 +80,14 @@ def main(epochs: int, precision: str, *, whole: bool) -> None:
             f"epoch {epoch:2d}  " + "  ".join(f"{t}: loss {loss:.4f} weight {w:.4f}" for t, loss, w in told)
         )
     steps = balancer.steps
-    with tempfile.TemporaryDirectory() as folder:
-        accelerator.save_state(folder)
-        balancer.reset()
-        accelerator.load_state(folder)
+    folder = broadcast_object_list([tempfile.mkdtemp() if accelerator.is_main_process else None])[0]
+    accelerator.save_state(folder)
+    accelerator.wait_for_everyone()
+    balancer.reset()
+    accelerator.load_state(folder)
+    accelerator.wait_for_everyone()
+    if accelerator.is_main_process:
+        shutil.rmtree(folder)
     assert balancer.steps == steps
     accelerator.print(f"{steps} steps balanced, the last {balance.outcome}; saved and loaded")
 
