@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+import torch.utils.checkpoint
 from torch import nn
 
 from accord.errors import EngineError, NonFiniteError, OptionError, ShapeError

@@ -117,15 +117,17 @@ _HOMES = {
 _MODULES = ("balancers", "diagnostics", "jacobian", "metrics", "solvers", "testing")
 
 
-def __getattr__(name: str) -> Any:
-    if name not in __all__:
-        raise AttributeError(f"module 'accord' has no attribute {name!r}")
-    if name in _MODULES:
-        value = import_module(f"accord.{name}")
-    else:
-        value = getattr(import_module(f"accord.{_HOMES.get(name, 'balancers')}"), name)
-    globals()[name] = value
-    return value
+if not TYPE_CHECKING:  # or a type checker would take any name for one of these
+
+    def __getattr__(name: str) -> Any:
+        if name not in __all__:
+            raise AttributeError(f"module 'accord' has no attribute {name!r}")
+        if name in _MODULES:
+            value = import_module(f"accord.{name}")
+        else:
+            value = getattr(import_module(f"accord.{_HOMES.get(name, 'balancers')}"), name)
+        globals()[name] = value
+        return value
 
 
 def __dir__() -> list[str]:

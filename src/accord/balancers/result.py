@@ -36,7 +36,6 @@ class Balance:
             have no such schedule.
         drift: Where the step solved, and not for the first time, how far the weights have moved since the last solve:
             0 not at all but for a common factor, 1 a right angle (``accord.balancers.schedule.drift_of``).
-        engine: How the gradients were computed; where the engine was chosen, why that one.
         engine: What differentiated the losses; with ``engine="auto"`` also why it was chosen.
     """
 

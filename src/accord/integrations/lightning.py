@@ -140,7 +140,7 @@ class MultiTaskModule(_Base):
             self.log_dict(scalars(self.last_balance, names), on_step=True, on_epoch=False)
 
     def _records(self) -> bool:
-        """Whether loggers record this step; ten calls of ``self.log`` take milliseconds, so none is made in between."""
+        """Whether loggers record this step; ``self.log`` is not cheap, so it is not called in between."""
         trainer: Any = self.trainer
         every = trainer.log_every_n_steps
         step = trainer.global_step if self.automatic_optimization else trainer.fit_loop.total_batch_idx

@@ -227,11 +227,11 @@ class MultiTaskTrainer(_Base):
     def _place(self, place: Any) -> Any:
         model = self._model()
         if isinstance(place, str):
-            modules = dict(model.named_modules())
-            if place not in modules:
-                near = suggest(place, [name for name in modules if name])
-                raise UnknownNameError(f"{type(self).__name__}: the model has no submodule {place!r}{near}")
-            return modules[place]
+            try:
+                return model.get_submodule(place)
+            except AttributeError:
+                near = suggest(place, [name for name, _ in model.named_modules() if name])
+                raise UnknownNameError(f"{type(self).__name__}: the model has no submodule {place!r}{near}") from None
         return place(model) if callable(place) and not isinstance(place, nn.Module) else place
 
     def _model(self) -> nn.Module:
