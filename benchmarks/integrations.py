@@ -59,7 +59,7 @@ class Size:
     steps: int
 
 
-LARGE = Size(batch=128, width=512, layers=4, steps=12)
+LARGE = Size(batch=128, width=512, layers=4, steps=24)
 TINY = Size(batch=8, width=16, layers=2, steps=60)
 WARMUP = 4
 LOGGED_EVERY = 50
@@ -293,12 +293,13 @@ def per_step(ticks: list[float]) -> float:
 
 
 def timed(size: Size, folder: str, rounds: int) -> Timed:
-    """Milliseconds of a step, all variants taking turns."""
+    """Milliseconds of a step, all variants taking turns, and turns in being first."""
     calls = variants(size, folder)
     found: Timed = {name: [] for name in calls}
+    names = list(calls)
     for turn in range(-1, rounds):
-        for name, call in calls.items():
-            took = per_step(call())
+        for name in names[turn % len(names) :] + names[: turn % len(names)]:
+            took = per_step(calls[name]())
             if turn >= 0:
                 found[name].append(took)
     return found
