@@ -48,6 +48,7 @@ bench: $(STAMP)
 	$(BIN)/python -m benchmarks.sac_update
 	$(BIN)/python -m benchmarks.html_report --loads 3
 	$(BIN)/python -m benchmarks.import_time
+	$(BIN)/python -m benchmarks.integrations --rounds 3
 	$(BIN)/python -m benchmarks.solver_quality --cases 1000 --peer-cases 50
 	$(BIN)/python -m benchmarks.solver_scaling --most 200
 
