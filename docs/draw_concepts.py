@@ -13,7 +13,7 @@ from pathlib import Path
 
 import matplotlib
 import numpy as np
-from draw_methods import GREEN, GREY, PURPLE, SHADE, STYLE, TASKS, THREE, arrow, cone, name_task, tidy
+from draw_methods import GREEN, GREY, PURPLE, SHADE, STYLE, TASKS, THREE, arrow, cone, name_task, tidy, update
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
@@ -288,14 +288,7 @@ def draw(name: str) -> str:
 
 def draw_all() -> list[Path]:
     """Write the pictures that are not up to date; returns their paths."""
-    PICTURES.mkdir(parents=True, exist_ok=True)
-    changed = []
-    for name in DRAWINGS:
-        file, svg = PICTURES / f"{name}.svg", draw(name)
-        if not file.exists() or file.read_text(encoding="utf-8") != svg:
-            file.write_text(svg, encoding="utf-8")
-            changed.append(file)
-    return changed
+    return update(PICTURES, DRAWINGS, draw)
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ import io
 import re
 import sys
 import warnings
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -263,16 +264,21 @@ def tidy(svg: str) -> str:
     return "\n".join(line.rstrip() for line in svg.splitlines()) + "\n"
 
 
-def draw_all(names: list[str] | None = None) -> list[Path]:
-    """Write the pictures that are not up to date; returns their paths."""
-    PICTURES.mkdir(exist_ok=True)
+def update(folder: Path, names: Iterable[str], draw: Callable[[str], str]) -> list[Path]:
+    """Write the pictures of a folder that are not up to date; returns their paths."""
+    folder.mkdir(parents=True, exist_ok=True)
     changed = []
-    for name in names or accord.available():
-        path, svg = PICTURES / f"{name}.svg", draw(name)
+    for name in names:
+        path, svg = folder / f"{name}.svg", draw(name)
         if not path.exists() or path.read_text(encoding="utf-8") != svg:
             path.write_text(svg, encoding="utf-8")
             changed.append(path)
     return changed
+
+
+def draw_all(names: list[str] | None = None) -> list[Path]:
+    """Write the methods' pictures that are not up to date; returns their paths."""
+    return update(PICTURES, names or accord.available(), draw)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ from importlib import import_module, metadata
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from accord import balancers, diagnostics, jacobian, metrics, solvers, testing
+    from accord import balancers, diagnostics, integrations, jacobian, metrics, solvers, testing
     from accord.balancers import (
         CRMOGM,
         DBMTL,
@@ -95,6 +95,7 @@ __all__ = [
     "compare",
     "diagnose",
     "diagnostics",
+    "integrations",
     "jacobian",
     "make",
     "metrics",
@@ -114,7 +115,7 @@ _HOMES = {
     "Problem": "bench.problem",
     "Training": "bench.problem",
 }
-_MODULES = ("balancers", "diagnostics", "jacobian", "metrics", "solvers", "testing")
+_MODULES = ("balancers", "diagnostics", "integrations", "jacobian", "metrics", "solvers", "testing")
 
 
 if not TYPE_CHECKING:  # or a type checker would take any name for one of these

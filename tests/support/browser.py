@@ -78,8 +78,9 @@ def why_not() -> str:
 
 @contextmanager
 def browser() -> Iterator[Browser]:
-    """A browser, closed at the end; the test is skipped where there is none."""
+    """A browser, closed at the end; without one the test is skipped, or fails where ACCORD_BROWSER is set."""
     if reason := why_not():
+        assert not os.environ.get("ACCORD_BROWSER"), f"{reason}, but ACCORD_BROWSER is set"
         pytest.skip(reason)
     from selenium.webdriver import Chrome, ChromeOptions
     from selenium.webdriver.chrome.service import Service
