@@ -123,6 +123,19 @@ def test_other_numbers_of_samples_and_other_structures():
         same(disjoint(model, program, (batch["x"], batch["scale"])), disjoint(model, loss, batch))
 
 
+def test_fields_in_another_order_stay_who_they_are():
+    """Leaves of one shape: only the structure tells which is which."""
+    model = nn.Linear(3, 1).double()
+    x, y = torch.randn(2, K, N, 3, dtype=torch.float64)
+
+    def skewed(model, batch):
+        return (model(batch["x"]) - 2 * batch["y"]).square().mean()
+
+    program = compiled(skewed, backend=BACKEND)
+    for batch in ({"x": x, "y": y}, {"y": y, "x": x}, {"x": x, "y": y}, {"y": y, "x": x}):
+        same(disjoint(model, program, batch), disjoint(model, skewed, batch))
+
+
 def test_heads_of_each_tasks_own():
     def headed(model, batch, head):
         return (head(model(batch["x"])) - 1).square().mean()
