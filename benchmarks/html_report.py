@@ -53,6 +53,7 @@ def made_up(folder: Path, epochs: int = 300, seeds: int = 3) -> tuple[Store, Exp
                     record: dict[str, Any] = {"unit": unit, "steps": 900, "seconds": 1.0, "metrics": metrics}
                     if spec.name != "stl":
                         record |= {"weights": draw.random(11).tolist(), "conflict": float(draw.random())}
+                        record["cosines"] = draw.uniform(-1, 1, 55).round(5).tolist()
                     writer.append(record)
                 writer.finish({"metrics": metrics})
     return store, shape, "smoke"

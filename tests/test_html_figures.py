@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from accord.bench.html import drawing, palette, standings
 from accord.bench.html import page as make
-from accord.bench.html.courses import _stretches
+from accord.bench.html.conflicts import _stretches
 from accord.bench.html.material import collect
 from accord.bench.methods import METHODS
 from accord.bench.spec import MethodSpec, RunKey, TaskSpec
@@ -46,10 +46,11 @@ def test_a_long_experiment_of_many_methods_is_under_three_megabytes(empty):
                 metrics = {f"{name}/distance": float(v) for name, v in zip(own, 1 + draw.random(len(own)), strict=True)}
                 record = {"unit": unit, "steps": 900, "seconds": 1.0, "metrics": metrics}
                 weights = {"weights": draw.random(11).tolist(), "conflict": float(draw.random())}
+                weights["cosines"] = draw.uniform(-1, 1, 55).round(5).tolist()
                 writer.append(record | ({} if spec.name == "stl" else weights))
             writer.finish({"metrics": metrics})
     text = make(empty, experiment, "smoke")
-    assert len(Page(text).named("h3")) == 7
+    assert len(Page(text).named("h3")) == 8
     assert len(text.encode()) < 3_000_000
 
 
@@ -89,6 +90,31 @@ def test_the_heat_map_is_blank_where_a_method_did_not_get():
     cells = _stretches([(10, [0.5])], 20, 4)
     assert cells[:2] == [0.5, 0.5]
     assert np.isnan(cells[2:]).all()
+
+
+def test_the_heat_map_of_pairs_names_the_most_opposed_and_lists_them_first(empty):
+    tasks = tuple(TaskSpec(f"t<{k}>", EXPERIMENT.tasks[0].metrics) for k in range(14))
+    experiment = replace(EXPERIMENT, tasks=tasks)
+    pairs = list(itertools.combinations(range(14), 2))
+    cosines = np.random.default_rng(0).uniform(-0.3, 0.55, len(pairs))
+    cosines[pairs.index((4, 11))] = -0.42
+    metrics = {f"{task.name}/distance": 1.0 for task in tasks}
+    for seed, shift in enumerate((-0.05, 0.05)):  # the mean over seeds is the matrix itself
+        put(empty, experiment, "ls", seed, {"metrics": metrics, "cosines": (cosines + shift).tolist()})
+    page = Page(make(empty, experiment, "smoke"))
+    (label,) = [e.get("aria-label") for e in page.named("svg") if "Cosines" in (e.get("aria-label") or "")]
+    assert label == "Cosines between tasks under ls; lowest between t<4> and t<11>, -0.42"
+    (figure,) = [e for e in page.named("figure") if e.get("aria-labelledby") == "pairs-title"]
+    assert "the scale ends at ±0.6 in every panel" in figure.text
+    assert "the 60 most opposed of 91 pairs" in figure.text
+    rows = [e.text for e in page.named("th") if e.get("scope") == "row" and " – " in e.text]
+    assert len(rows) == 60
+    assert rows[0] == "t<4> – t<11>"
+
+
+def test_pairs_that_no_step_measured_have_no_heat_map(empty):
+    put(empty, EXPERIMENT, "uw", 0, {"metrics": {f"{n}": 1.0 for n, _ in EXPERIMENT.metrics}, "cosines": None})
+    assert "pairs-title" not in make(empty, EXPERIMENT, "smoke")
 
 
 # Fronts

@@ -65,6 +65,7 @@ class Tally:
             "weights": torch.stack(self._weights).mean(0).tolist() if self._weights else None,
             "conflict": None if pairs is None else (pairs < 0).double().mean().item(),
             "cosine": None if pairs is None else pairs.mean().item(),
+            "cosines": None if pairs is None else _of_pairs(pairs),
             "singular": _smallest(torch.stack(self._gramians)) if self._gramians else None,
             "singular_cosines": None if cosines is None else _smallest(cosines),
             "residual": max(self._residuals, default=None),
@@ -79,9 +80,15 @@ def _cosines(gramian: Tensor) -> Tensor:
 
 
 def _pairs(cosines: Tensor) -> Tensor:
-    """Those of all pairs of tasks, (steps, K(K − 1)/2), from (steps, K, K)."""
+    """Those of all pairs of tasks, (steps, K(K − 1)/2), from (steps, K, K): (0, 1), (0, 2), …, (1, 2), …"""
     rows, columns = torch.triu_indices(cosines.shape[-1], cosines.shape[-1], offset=1)
     return cosines[:, rows, columns]
+
+
+def _of_pairs(cosines: Tensor) -> list[float] | None:
+    """The mean cosine of each pair (K(K − 1)/2), to five places, over the steps (steps, K(K − 1)/2) that are finite."""
+    finite = cosines[cosines.isfinite().all(-1)]
+    return [round(value, 5) for value in finite.mean(0).tolist()] if len(finite) else None
 
 
 def _smallest(gramians: Tensor) -> dict[str, float] | None:

@@ -1,4 +1,4 @@
-"""What happened during training: learning curves, the weights of the tasks, and how often their gradients conflict."""
+"""What happened during training: learning curves, and the weights of the tasks."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 
 from accord.bench.html.drawing import CHART, Drawing, Entry, Panel, draw, line, number, panel
 from accord.bench.html.fragments import plain_table
-from accord.bench.html.material import Material
+from accord.bench.html.material import STEPS, Material, Series
 from accord.bench.html.svg import inline
 from accord.bench.plots import DASHES, FAINT, INK, PALETTE, series_of, shares
 from accord.bench.report import STL
@@ -19,13 +19,8 @@ from accord.metrics import delta_m
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-Series = Sequence[tuple[int, list[float]]]
-STEPS = "optimiser steps"
 SINGLE = len(PALETTE) * len(DASHES) - 1
 """The look of single-task learning: the last, which 39 methods leave free."""
-
-CELLS = 40
-"""Columns of the heat map: stretches of training of equal length."""
 
 
 def progress_figure(material: Material) -> Drawing | None:
@@ -42,7 +37,7 @@ def progress_figure(material: Material) -> Drawing | None:
         found = record.get("metrics") or {}
         return [delta_m(found, single, higher)] if _measured(found, higher) else None
 
-    series = {method: points for method, points in _series(material, change).items() if points}
+    series = {method: points for method, points in material.series(change).items() if points}
     if not any(len(points) > 1 for points in series.values()):
         return None
     entries = _entries(material, series)
@@ -67,7 +62,7 @@ def progress_figure(material: Material) -> Drawing | None:
     return Drawing(
         "progress",
         "Δm over training",
-        f"{caption} {_means(material)}",
+        f"{caption} {material.averaged}",
         [Panel(inline(draw((CHART[0], 3.4), paint), "progress", label, _titles(entries)))],
         entries,
         _ends(series, ["Δm (%)"], "Δm at the end of training"),
@@ -105,7 +100,7 @@ def metrics_figure(material: Material) -> Drawing | None:
     return Drawing(
         "metrics",
         "Metrics over training" if measured else "Training losses",
-        f"{what}, over {STEPS}. ↓: lower is better, ↑: higher. {_means(material)}",
+        f"{what}, over {STEPS}. ↓: lower is better, ↑: higher. {material.averaged}",
         panels,
         sorted(used.values(), key=lambda entry: entry.look),
         plain_table(["method", *ends], rows, "At the last evaluation"),
@@ -114,7 +109,7 @@ def metrics_figure(material: Material) -> Drawing | None:
 
 def weights_figure(material: Material) -> Drawing | None:
     """A panel a method: each task's share of the weights."""
-    series = {method: points for method, points in _series(material, shares).items() if points}
+    series = {method: points for method, points in material.series(shares).items() if points}
     if not series:
         return None
     tasks = [task.name for task in material.experiment.tasks]
@@ -131,59 +126,11 @@ def weights_figure(material: Material) -> Drawing | None:
         "weights",
         "Task weights over training",
         f"Each task's share of the weights, w / Σ|w|, over {STEPS}; the level line is that of equal weights. "
-        f"{_means(material)}",
+        f"{material.averaged}",
         panels,
         entries,
         _ends(series, tasks, "Shares at the end of training"),
         shown=15,
-    )
-
-
-def conflict_figure(material: Material) -> Drawing | None:
-    """A heat map: methods down, training across, the share of task pairs with opposed gradients as colour."""
-    found = _series(material, lambda record: None if record.get("conflict") is None else [record["conflict"]])
-    series = {method: points for method, points in found.items() if points}
-    if not series:
-        return None
-    last = max(points[-1][0] for points in series.values())
-    cells = np.array([_stretches(points, last, CELLS) for points in series.values()])
-    top = max(10.0, 10 * math.ceil(10 * float(np.nanmax(cells))))  # to the next ten per cent
-
-    def paint(axes: Axes) -> None:
-        axes.grid(visible=False)
-        image = axes.imshow(
-            100 * cells,
-            aspect="auto",
-            interpolation="none",
-            cmap="cividis",
-            vmin=0,
-            vmax=top,
-            extent=(0, last, len(series) - 0.5, -0.5),
-        )
-        axes.set_yticks(range(len(series)), list(series))
-        axes.tick_params(axis="y", length=0)
-        axes.set_xlabel(STEPS)
-        bar = axes.figure.colorbar(image, ax=axes, location="top", fraction=0.05, pad=0.02, aspect=40)
-        bar.set_label("task pairs with opposed gradients (%)")
-
-    means = {method: float(np.mean([v[0] for _, v in points])) for method, points in series.items()}
-    low, high = min(means, key=lambda m: means[m]), max(means, key=lambda m: means[m])
-    label = (
-        f"Conflict over training of {len(series)} methods; on average least for {low} ({100 * means[low]:.0f} %) "
-        f"and most for {high} ({100 * means[high]:.0f} %)"
-    )
-    rows = [
-        [method, *("" if np.isnan(v) else f"{100 * v:.1f}" for v in _stretches(points, last, 4))]
-        for method, points in series.items()
-    ]
-    heads = ["method", "first quarter", "second", "third", "last"]
-    return Drawing(
-        "conflict",
-        "Conflict over training",
-        f"The share of task pairs whose gradients point against each other (a negative cosine), over {STEPS}; "
-        f"bright is much conflict. Methods that do not look at gradients have no row. {_means(material)}",
-        [Panel(inline(draw((CHART[0], 1.1 + 0.235 * len(series)), paint), "conflict", label))],
-        data=plain_table(heads, rows, "Task pairs with opposed gradients (%)"),
     )
 
 
@@ -196,24 +143,7 @@ def _curves(material: Material, kind: str, name: str) -> dict[str, Series]:
 
     task = name if kind == "train_loss" else name.rpartition("/")[0]
     own = [run for run in material.single if run.key.method.options.get("task") == task]
-    return {**_series(material, value), STL: series_of(own, value)}
-
-
-def _series(material: Material, value: Callable[[dict[str, Any]], list[float] | None]) -> dict[str, Series]:
-    return {method: series_of(runs, value) for method, runs in material.methods.items()}
-
-
-def _stretches(points: Series, last: int, count: int) -> list[float]:
-    """Means over ``count`` equal stretches of training; where a unit is longer than a stretch, it fills several."""
-    steps = np.array([0, *(step for step, _ in points)], np.float64)
-    values = np.array([value[0] for _, value in points])
-    edges = np.linspace(0, last, count + 1)
-    # how much of each stretch lies in each unit
-    overlap = np.minimum(edges[1:, None], steps[1:]) - np.maximum(edges[:-1, None], steps[:-1])
-    overlap = np.clip(overlap, 0, None)
-    total = overlap.sum(1)
-    sums = overlap @ values
-    return [float(s / t) if t > 0 else math.nan for s, t in zip(sums, total, strict=True)]
+    return {**material.series(value), STL: series_of(own, value)}
 
 
 def _metric_painter(entries: Sequence[Entry], found: Mapping[str, Series]) -> Callable[[Axes], None]:
@@ -267,11 +197,6 @@ def _titles(entries: Sequence[Entry]) -> dict[str, str]:
 def _ends(series: Mapping[str, Series], heads: Sequence[str], caption: str) -> Any:
     rows = [[method, *map(number, points[-1][1])] for method, points in series.items() if points]
     return plain_table(["method", *heads], rows, caption)
-
-
-def _means(material: Material) -> str:
-    several = len({run.key.seed for run in material.done}) > 1
-    return "Means over seeds." if several else ""
 
 
 def _measured(found: Mapping[str, float], names: Mapping[str, bool]) -> bool:

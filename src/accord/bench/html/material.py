@@ -6,18 +6,24 @@ import math
 import shlex
 import statistics
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from accord.bench.plots import by_method
+from accord.bench.plots import by_method, series_of
 from accord.bench.report import STL, Report, readable, summarise
 from accord.bench.spec import Experiment, RunKey
 from accord.bench.store import Run, Store
 from accord.errors import StoreError
 from accord.metrics import mean_rank
+
+
+Series = Sequence[tuple[int, list[float]]]
+"""Steps so far and the values there, in order."""
+
+STEPS = "optimiser steps"
 
 
 @dataclass(frozen=True)
@@ -76,6 +82,15 @@ class Material:
     def keys(self) -> dict[str, str]:
         """``{method: a short name}`` that ties a method's row, lines and legend together."""
         return {method: f"m{i}" for i, method in enumerate(self.methods)}
+
+    @property
+    def averaged(self) -> str:
+        """What a caption says of several seeds; empty for one."""
+        return "Means over seeds." if len({run.key.seed for run in self.done}) > 1 else ""
+
+    def series(self, value: Callable[[dict[str, Any]], list[float] | None]) -> dict[str, Series]:
+        """``{method: what value reads in its records}``, averaged over the seeds; see ``series_of``."""
+        return {method: series_of(runs, value) for method, runs in self.methods.items()}
 
 
 class Reread(Run):

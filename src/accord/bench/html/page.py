@@ -11,7 +11,7 @@ from importlib.resources import files
 from pathlib import Path
 
 from accord.bench.files import write_atomic
-from accord.bench.html import courses, palette, standings
+from accord.bench.html import conflicts, courses, palette, standings
 from accord.bench.html.drawing import Drawing
 from accord.bench.html.fragments import Markup, folded, joined, plain_table, tag
 from accord.bench.html.material import LeftOut, Material, collect, facts, settings
@@ -85,7 +85,7 @@ def page(
             ("learning", "Learning curves", [courses.progress_figure(material), courses.metrics_figure(material)]),
             ("trade-off", "Trade-off", [standings.front_figure(material, pair)]),
             ("task-weights", "Weights", [courses.weights_figure(material)]),
-            ("conflicts", "Conflict", [courses.conflict_figure(material)]),
+            ("conflicts", "Conflict", [conflicts.conflict_figure(material), conflicts.pairs_figure(material)]),
             ("own", "Figures of the experiment", own_figures(material)),
         ]
     return _document(material, [(key, title, [f for f in found if f]) for key, title, found in figures])
