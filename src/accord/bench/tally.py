@@ -80,7 +80,7 @@ def _cosines(gramian: Tensor) -> Tensor:
 
 
 def _pairs(cosines: Tensor) -> Tensor:
-    """Those of all pairs of tasks, (steps, K(K − 1)/2), from (steps, K, K): (0, 1), (0, 2), …, (1, 2), …"""
+    """Those of all pairs of tasks, (steps, K(K − 1)/2), from (steps, K, K); row by row above the diagonal."""
     rows, columns = torch.triu_indices(cosines.shape[-1], cosines.shape[-1], offset=1)
     return cosines[:, rows, columns]
 

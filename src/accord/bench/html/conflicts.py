@@ -140,5 +140,3 @@ def _stretches(points: Series, last: int, count: int) -> list[float]:
     total = overlap.sum(1)
     sums = overlap @ values
     return [float(s / t) if t > 0 else math.nan for s, t in zip(sums, total, strict=True)]
-
-

@@ -19,7 +19,6 @@ from accord.bench.store import Run, Store
 from accord.errors import StoreError
 from accord.metrics import mean_rank
 
-
 Series = Sequence[tuple[int, list[float]]]
 """Steps so far and the values there, in order."""
 
