@@ -90,19 +90,20 @@ def pairs_figure(material: Material) -> Drawing | None:
         most = f"{tasks[a]} and {tasks[b]}, {values.min():.2f}"
         label = f"Cosines between tasks under {method}; lowest between {most}"
         paint = _matrix_painter(tasks, pairs, values, top)
-        panels.append(panel(f"pairs-{i}", method, label, paint, {}, (3.1, 2.6)))
+        panels.append(panel(f"pairs-{i}", method, label, paint, {}, (3.1, 1.8 if len(tasks) <= NAMED else 2.6)))
     order = np.argsort(np.mean(list(found.values()), 0), kind="stable")[:LISTED]
     rows = [
         [f"{tasks[pairs[p][0]]} – {tasks[pairs[p][1]]}", *(f"{values[p]:.3f}" for values in found.values())]
         for p in order
     ]
     which = f"the {LISTED} most opposed of {len(pairs)} pairs" if len(pairs) > LISTED else "the most opposed first"
-    order_of = "" if len(tasks) <= NAMED else " Tasks are in the order of the table of tasks below."
+    order_named = "the rows" if len(tasks) <= NAMED else "the table of tasks below, as are rows"
     return Drawing(
         "pairs",
         "Conflict between tasks",
         "The mean cosine of the gradients of each two tasks over the epochs of training: orange is opposed, purple "
-        f"agrees; the scale ends at ±{top:.1f} in every panel.{order_of} {material.averaged}",
+        f"agrees; the scale ends at ±{top:.1f} in every panel. Columns are in the order of {order_named}. "
+        f"{material.averaged}",
         panels,
         data=plain_table(["tasks", *found], rows, f"Mean cosines, {which}"),
         shown=6,
@@ -121,8 +122,8 @@ def _matrix_painter(
         axes.grid(visible=False)
         image = axes.imshow(matrix, interpolation="none", cmap="PuOr", vmin=-top, vmax=top)
         named = len(tasks) <= NAMED
-        axes.set_xticks(range(len(tasks)) if named else [], tasks if named else [], rotation=90)
-        axes.set_yticks(range(len(tasks)) if named else [], tasks if named else [])
+        axes.set_xticks([])
+        axes.set_yticks(range(len(tasks)) if named else [], tasks if named else [], fontsize=7)
         axes.tick_params(length=0)
         axes.figure.colorbar(image, ax=axes, fraction=0.05, pad=0.03)
 
