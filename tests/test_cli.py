@@ -146,7 +146,7 @@ def test_report_takes_the_methods_and_seeds_named(capsys):
     assert [row["seeds"] for row in rows["one seed"].values()] == [1]
     assert "name stl among the methods" in accord(capsys, "report", *common, "--methods", "ls")[1]
     assert accord(capsys, "run", *common, "--methods", "ls", "--seeds", "4", "--no-report")[0] == 0
-    remedy = "`accord run quadratic --preset smoke --methods stl --seeds 4`"
+    remedy = f"`accord run {QUADRATIC} --preset smoke --methods stl --seeds 4`"
     assert remedy in accord(capsys, "report", *common, "--seeds", "4")[1]
     for chosen, words in (
         (["--methods", "nash-mtl"], "has no runs of nash-mtl in quadratic, preset 'smoke'; it has ls, stl, uw"),

@@ -1,5 +1,6 @@
 """The HTML report of stores that are not as they should be: evil names, failures, damage, nothing at all."""
 
+import math
 from dataclasses import replace
 
 import pytest
@@ -112,6 +113,62 @@ def test_a_run_without_a_finite_number_is_shown_and_drawn(empty):
     assert "nan" in rows["ls"].text
     assert sum(cell.get("data-v") is None for cell in page.within(rows["ls"], "td")) > 1
     assert "Metrics over training" in [heading.text for heading in page.named("h3")]
+
+
+def test_a_method_that_diverged_is_not_the_best_at_the_end(empty):
+    for task in ("left", "right"):
+        put(empty, EXPERIMENT, f"stl:task={task}", 0, {"metrics": {f"{task}/distance": 1.0}})
+    both = {"left/distance": 1.5, "right/distance": 1.5}
+    put(empty, EXPERIMENT, "uw", 0, {"weights": [1.0, 1.0], "metrics": both})
+    diverged = empty.run(RunKey("quadratic", 1, "smoke", MethodSpec("ls"), 0))
+    with writing(diverged) as writer:
+        writer.begin({}, threads=1)
+        for unit, value in enumerate((1.1, 1.1, math.nan), 1):
+            metrics = both | {"left/distance": value}
+            writer.append({"unit": unit, "steps": 10, "seconds": 0.1, "metrics": metrics})
+        writer.finish({"metrics": metrics})
+    page = Page(make(empty, EXPERIMENT, "smoke"))
+    (figure,) = [e for e in page.named("figure") if e.get("aria-labelledby") == "progress-title"]
+    heads = [cell.text for cell in page.within(figure, "th") if cell.get("scope") == "row"]
+    cells = [cell.text for cell in page.within(figure, "td")]
+    assert dict(zip(heads, cells, strict=True)) == {"ls": "nan", "uw": "50"}
+    (label,) = [e.get("aria-label") for e in page.within(figure, "svg") if e.get("role") == "img"]
+    assert label.endswith("it ends between 50 and 50 %; 1 ended without a finite value")
+
+
+def test_a_single_task_has_a_page(empty):
+    one = replace(EXPERIMENT, tasks=EXPERIMENT.tasks[:1], baseline=False)
+    record = {"metrics": {"left/distance": 1.0}, "conflict": math.nan, "cosine": math.nan, "cosines": []}
+    put(empty, one, "mgda", 0, record)
+    assert "Conflict" not in [heading.text for heading in Page(make(empty, one, "smoke")).named("h2")]
+
+
+def test_a_method_keeps_its_look_where_another_has_no_number(empty):
+    for method, value in {"ls": math.nan, "mgda": 2.0, "nash-mtl": 1.0}.items():
+        put(empty, EXPERIMENT, method, 0, {"metrics": {"left/distance": value, "right/distance": 1 / value}})
+    page = Page(make(empty, EXPERIMENT, "smoke", fronts=("left", "right")))
+    (front,) = [e for e in page.named("figure") if e.get("aria-labelledby") == "front-title"]
+    assert "Without both numbers: ls." in front.text
+    looks = [
+        {item.text: page.within(item, "svg")[0] for item in page.within(figure, "li")}
+        for figure in page.named("figure")
+        if figure.get("aria-labelledby") in ("front-title", "metrics-title")
+    ]
+    colours = [
+        {name: next(e.get("style") for e in page.within(svg, "line", "path")) for name, svg in each.items()}
+        for each in looks
+    ]
+    for name in ("mgda", "nash-mtl"):
+        found = {each[name].split("(")[1].split(")")[0] for each in colours}
+        assert len(found) == 1
+
+
+def test_without_error_bars_a_caption_says_why(empty):
+    for method, seeds in {"ls": (0, 1), "uw": (0,)}.items():
+        for seed in seeds:
+            put(empty, EXPERIMENT, method, seed, {"metrics": {"left/distance": 1.0, "right/distance": 2.0}})
+    text = Page(make(empty, EXPERIMENT, "smoke")).text
+    assert "fewer than two seeds that all methods have, so that there are no error bars" in text
 
 
 def test_what_is_not_there_is_the_report_s_own_error(empty):

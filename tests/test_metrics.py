@@ -6,6 +6,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from accord.errors import NonFiniteError, ShapeError
 from accord.metrics import conflict, delta_m, mean_rank
@@ -95,6 +97,13 @@ def test_delta_m_signs():
     assert delta_m(base, base, higher) == 0.0
     assert delta_m({"acc": 0.25, "err": 2.0}, base, higher) == pytest.approx(25.0)
     assert delta_m({"acc": 0.5, "err": 1.0}, base, higher) == pytest.approx(-25.0)
+
+
+@given(st.floats(0.1, 10), st.floats(-10, 10).filter(lambda x: abs(x) > 0.1), st.booleans())
+def test_what_is_better_has_a_negative_delta_m_whatever_the_baseline_s_sign(step, base, up):
+    better = base + (step if up else -step)
+    assert delta_m({"x": better}, {"x": base}, {"x": up}) < 0
+    assert delta_m({"x": better}, {"x": base}, {"x": up}) == pytest.approx(-100 * step / abs(base))
 
 
 def test_bad_input_is_named():

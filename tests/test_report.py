@@ -11,7 +11,7 @@ import pytest
 from rich.console import Console
 
 from accord.bench import plots, tables
-from accord.bench.report import STL, frame, select, summarise, to_json
+from accord.bench.report import STL, frame, read, select, summarise, to_json
 from accord.bench.spec import MethodSpec, RunKey
 from accord.bench.store import Store
 from accord.bench.writing import writing
@@ -146,6 +146,57 @@ def test_a_method_that_diverged_is_shown_but_not_ranked(full, experiment):
     assert mgda.delta_m is None
     assert rows(report)["nash-mtl"].mean_rank == 1.0
     assert report.notes == ("mgda has no finite left/distance: it is left out of the mean rank and of Δm",)
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("method", ["mgda", "stl:task=left"])
+def test_one_seed_of_two_without_a_finite_number_spoils_no_other_method(full, experiment, tmp_path, method, bad):
+    put(full, method, 0 if method == "mgda" else 1, bad, None if ":" in method else 1.0)
+    put(full, method, 1 if method == "mgda" else 2, 1.0, None if ":" in method else 1.0)
+    report = summarise(full, experiment, "smoke")
+    found = rows(report)
+    assert math.isnan(found[method.partition(":")[0]].metrics["left/distance"].mean)
+    assert found["nash-mtl"].mean_rank == 1.0
+    assert (found["nash-mtl"].delta_m is None) == (method != "mgda")
+    for shown in (text(report, 200), tables.markdown(report), to_json(report)):
+        assert "nash-mtl" in shown
+    stems = [path.stem for path in plots.draw(full, experiment, "smoke", tmp_path, "svg")]
+    assert ("progress" in stems) == (method == "mgda")
+
+
+def test_seeds_that_lack_each_a_metric_have_no_delta_m(full, experiment):
+    put(full, "mgda", 0, 1.0, None)
+    put(full, "mgda", 1, None, 1.0)
+    assert rows(summarise(full, experiment, "smoke"))["mgda"].delta_m is None
+
+
+def test_single_task_learning_of_some_tasks_has_no_time_and_no_whole_seed(store, experiment):
+    put(store, "stl:task=left", 0, 1.0, None)
+    half = rows(summarise(store, experiment, "smoke"))[STL]
+    assert (half.seeds, half.seconds_per_step) == (0, None)
+    put(store, "stl:task=right", 0, None, 1.0)
+    whole = rows(summarise(store, experiment, "smoke"))[STL]
+    assert (whole.seeds, whole.seconds_per_step) == (1, pytest.approx(0.1))
+
+
+def test_the_ends_of_all_methods_are_in_the_figure_where_none_is_far_off():
+    def course(*values):
+        return [(10 * (i + 1), [float(v)]) for i, v in enumerate(values)]
+
+    ends = {"a": -8, "b": -7, "c": -6, "d": -5, "e": 8}
+    low, high = plots.change_window({name: course(60, end) for name, end in ends.items()})
+    assert low < -8
+    assert 8 < high < 60
+    assert plots.change_window({"a": course(math.nan)}) is None
+    low, high = plots.change_window({"a": course(3, math.nan), "b": course(4, 2)})  # of one, nothing is left
+    assert low < 0 < 4 < high
+
+
+def test_a_table_is_of_the_runs_that_were_read(full, experiment):
+    reading = read(full, experiment, "smoke")
+    put(full, "uw", 0, 1.0, 1.0)  # ends while a page is being written
+    assert "uw" not in rows(summarise(full, experiment, "smoke", reading=reading))
+    assert "uw" in rows(summarise(full, experiment, "smoke"))
 
 
 def test_directions_count(store, experiment):

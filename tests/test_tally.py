@@ -41,3 +41,11 @@ def test_without_gramians_there_are_no_cosines():
     tally = Tally(TASKS)
     tally.add([torch.tensor(1.0)] * 4, None, 0.1)
     assert tally.record()["cosines"] is None
+
+
+def test_one_task_has_no_pairs_and_no_conflict():
+    x = torch.ones(3, requires_grad=True)
+    tally = Tally(("a",))
+    tally.add([x.sum()], accord.make("mgda", tasks=("a",)).backward([x.sum()], [x]), 0.1)
+    record = tally.record()
+    assert [record[name] for name in ("conflict", "cosine", "cosines")] == [None, None, None]

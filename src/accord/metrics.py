@@ -14,10 +14,11 @@ from accord.errors import NonFiniteError, ShapeError
 def delta_m(metrics: Mapping[str, float], baseline: Mapping[str, float], higher_is_better: Mapping[str, bool]) -> float:
     """Δm%: the mean relative change for the worse against single-task learning.
 
-        Δm = 100/S · Σ_s (−1)^{δ_s} (M_s − B_s) / B_s
+        Δm = 100/S · Σ_s (−1)^{δ_s} (M_s − B_s) / |B_s|
 
     over the S metrics (not tasks: one with five metrics counts five times), where δ_s = 1 if a higher value is
-    better. Lower is better; negative beats the baseline.
+    better. Lower is better; negative beats the baseline. The paper divides by B_s, which is the same for positive
+    metrics; with a negative one, such as a log-likelihood or a return, that would call a change for the better worse.
 
     Args:
         metrics: Value of each metric.
@@ -47,7 +48,7 @@ def delta_m(metrics: Mapping[str, float], baseline: Mapping[str, float], higher_
                 f"delta_m: metric {name!r} is {value} against a baseline of {base}; "
                 "both must be finite and the baseline not zero"
             )
-        changes.append((-1.0 if higher else 1.0) * (value - base) / base)
+        changes.append((-1.0 if higher else 1.0) * (value - base) / abs(base))
     return 100.0 * float(np.mean(changes))
 
 

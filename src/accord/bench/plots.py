@@ -9,13 +9,13 @@ from __future__ import annotations
 import io
 import math
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from accord.bench.files import write_atomic
-from accord.bench.report import Report, readable, summarise
+from accord.bench.report import STL, Report, read, summarise
 from accord.bench.spec import Experiment
 from accord.bench.store import Run, Store
 from accord.metrics import delta_m
@@ -71,11 +71,10 @@ def draw(store: Store, experiment: Experiment, preset: str, folder: Path, kind: 
     Raises:
         StoreError: There are no runs, or the folder cannot be written.
     """
-    report = summarise(store, experiment, preset)
+    reading = read(store, experiment, preset)
+    report = summarise(store, experiment, preset, reading=reading)
     order = {row.method: i for i, row in enumerate(report.rows)}
-    whole = readable(store, experiment, preset, lambda folder, error: None)  # the report names the damaged ones
-    done = [run for run in whole if run.status == "done"]
-    runs = sorted(done, key=lambda run: order.get(str(run.key.method), -1))
+    runs = sorted(reading.done, key=lambda run: order.get(str(run.key.method), -1))
     paths = []
     with style(kind):
         makers = {"delta-m": _delta_m, "progress": progress_figure, "weights": weights_figure, "conflict": _conflict}
@@ -191,31 +190,21 @@ def progress_figure(report: Report, runs: Sequence[Run]) -> Figure | None:
     """Δm on the test set after each evaluation, one line a method, best at the end first in the legend."""
     from matplotlib.figure import Figure
 
-    base = next((row for row in report.rows if row.method == "stl"), None)
-    higher = {name: metric.higher_is_better for name, metric in report.experiment.metrics}
-    if not report.experiment.baseline or base is None or set(base.metrics) != set(higher):
+    change = change_of(report)
+    if change is None:
         return None
-    if not all(value.mean for value in base.metrics.values()):
-        return None  # no change is relative to 0
-    single = {name: value.mean for name, value in base.metrics.items()}
-
-    def change(record: dict[str, Any]) -> list[float] | None:
-        found = record.get("metrics") or {}
-        return [delta_m(found, single, higher)] if set(found) >= set(higher) else None
-
     series = {method: series_of(group, change) for method, group in by_method(report, runs).items()}
     series = {method: points for method, points in series.items() if len(points) > 1}
-    if not series:
+    window = change_window(series)
+    if window is None:
         return None
     figure = Figure(figsize=(6.5, 4.0))
     axes = figure.subplots()
     places = {method: i for i, method in enumerate(series)}
-    for method in sorted(series, key=lambda m: series[m][-1][1][0]):
+    for method in sorted(series, key=lambda m: (math.isnan(series[m][-1][1][0]), series[m][-1][1][0])):
         steps, values = zip(*series[method], strict=True)
         axes.plot(steps, [v[0] for v in values], label=method, **line_style(places[method]))
-    ends = sorted(points[-1][1][0] for points in series.values())
-    usual = ends[3 * len(ends) // 4]  # the first epochs, and a method that fails, lie far above
-    axes.set_ylim(min(0.0, *ends) - 5, 2.5 * max(10.0, usual))
+    axes.set_ylim(*window)
     axes.axhline(0, color=INK, linewidth=0.8)
     axes.grid()
     axes.margins(x=0)
@@ -224,6 +213,45 @@ def progress_figure(report: Report, runs: Sequence[Run]) -> Figure | None:
     axes.set_title(f"{report.experiment.name}, preset {report.preset}")
     axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), fontsize=8)
     return figure
+
+
+def change_of(report: Report) -> Callable[[Mapping[str, Any]], list[float] | None] | None:
+    """A function of a record: its Δm against single-task learning at the end, [Δm].
+
+    It gives None where the record lacks a metric, and NaN where one is not finite. None where there is no Δm at all:
+    single-task learning is not there, not whole, not finite, or 0.
+    """
+    base = next((row for row in report.rows if row.method == STL), None)
+    higher = {name: metric.higher_is_better for name, metric in report.experiment.metrics}
+    if not report.experiment.baseline or base is None or set(base.metrics) != set(higher):
+        return None
+    single = {name: value.mean for name, value in base.metrics.items()}
+    if not all(value and math.isfinite(value) for value in single.values()):
+        return None
+
+    def change(record: Mapping[str, Any]) -> list[float] | None:
+        found = record.get("metrics") or {}
+        if not set(found) >= set(higher):
+            return None
+        finite = all(math.isfinite(found[name]) for name in higher)
+        return [delta_m(found, single, higher) if finite else math.nan]
+
+    return change
+
+
+def change_window(series: Mapping[str, Sequence[tuple[int, list[float]]]]) -> tuple[float, float] | None:
+    """From which to which Δm a figure shows; None where no value is finite.
+
+    The first epochs, and a method that fails, can lie far above: they are cut at 2.5 times where three quarters of the
+    methods end, and not below 25 %.
+    """
+    every = [v for points in series.values() for _, (v,) in points if math.isfinite(v)]
+    if not every:
+        return None
+    ends = sorted(points[-1][1][0] for points in series.values() if math.isfinite(points[-1][1][0])) or sorted(every)
+    low, high = min(0.0, *every), max(0.0, min(max(every), 2.5 * max(10.0, ends[3 * len(ends) // 4])))
+    pad = 0.06 * (high - low) or 1.0
+    return low - pad, high + pad
 
 
 def weights_figure(report: Report, runs: Sequence[Run]) -> Figure | None:

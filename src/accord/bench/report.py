@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shlex
 import statistics
 from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
@@ -34,9 +35,12 @@ class Value:
 
     @classmethod
     def of(cls, samples: Sequence[float]) -> Value:
-        """Summarise one number a seed."""
-        error = statistics.stdev(samples) / math.sqrt(len(samples)) if len(samples) > 1 else None
-        return cls(statistics.fmean(samples), error)
+        """Summarise one number a seed, at least one; NaN where one of several is not finite."""
+        if len(samples) == 1:
+            return cls(samples[0])
+        if not all(map(math.isfinite, samples)):
+            return cls(math.nan, math.nan)
+        return cls(statistics.fmean(samples), statistics.stdev(samples) / math.sqrt(len(samples)))
 
 
 @dataclass(frozen=True)
@@ -45,12 +49,14 @@ class Row:
 
     Attributes:
         method: The canonical spec; ``"stl"`` stands for all its per-task runs.
-        seeds: How many seeds are done (for STL: of the task with the fewest).
+        seeds: How many seeds are done (for STL: of the task with the fewest, 0 where a task has none).
         metrics: ``{"task/metric": Value}``; those that no run has measured are absent.
         mean_rank: Average rank over the metrics among the multi-task methods; None for STL, and in
             experiments without a baseline, whose metrics are not there to be ranked.
-        delta_m: Mean relative change against STL in percent, lower is better; None without a full baseline.
-        seconds_per_step: Training time per optimiser step; for STL the sum over its networks.
+        delta_m: Mean relative change against STL in percent, lower is better; None without a full baseline. Each seed
+            is compared with the mean of STL over its seeds, so that the error is the method's own: how uncertain STL is
+            does not enter, nor that a seed may have been hard for both.
+        seconds_per_step: Training time per optimiser step; for STL the sum over its networks, None where one lacks.
         residual: The worst certificate seen in any step that has a solution; None for methods without one.
         unsolved: Share of the steps whose weights do not meet the method's definition, such as those at a Pareto
             stationary point; None where the runs do not say.
@@ -87,12 +93,39 @@ class Report:
     notes: tuple[str, ...]
 
 
+@dataclass(frozen=True)
+class Reading:
+    """The runs of a preset as a store held them at one moment, so that a table and its figures speak of the same.
+
+    Attributes:
+        done: Finished runs.
+        other: Failed and unfinished ones.
+        damaged: Folders that cannot be read, each with the error that names the file, its fault and a remedy.
+    """
+
+    done: tuple[Run, ...]
+    other: tuple[Run, ...]
+    damaged: tuple[tuple[Path, StoreError], ...]
+
+
+def read(store: Store, experiment: Experiment, preset: str, only: Collection[RunKey] | None = None) -> Reading:
+    """Look once at each run of a preset; the arguments are those of ``summarise``."""
+    done: list[Run] = []
+    other: list[Run] = []
+    damaged: list[tuple[Path, StoreError]] = []
+    for run in readable(store, experiment, preset, lambda path, error: damaged.append((path, error)), only):
+        (done if run.status == "done" else other).append(run)
+    return Reading(tuple(done), tuple(other), tuple(damaged))
+
+
 def summarise(
     store: Store,
     experiment: Experiment,
     preset: str,
     only: Collection[RunKey] | None = None,
     without_baseline: str | None = None,
+    name: str | None = None,
+    reading: Reading | None = None,
 ) -> Report:
     """Collect everything the store holds for one preset, or some of its runs.
 
@@ -103,47 +136,52 @@ def summarise(
         only: The runs to take; None for all.
         without_baseline: What to do when none of them is of single-task learning, said where Δm is blank; by default
             the command that makes such runs.
+        name: The experiment as typed on the command line, for the commands that are named; by default its own name.
+        reading: What ``read`` found with the same arguments; by default it is read now.
 
     Raises:
         UnknownNameError: The experiment has no such preset.
         StoreError: There are no runs of it.
     """
     check_preset(experiment, preset)
+    typed = f"accord run {shlex.quote(name or experiment.name)} --preset {shlex.quote(preset)}"
+    found = read(store, experiment, preset, only) if reading is None else reading
     groups: dict[str, list[Run]] = defaultdict(list)
-    left_out: list[str] = []
-    for run in readable(store, experiment, preset, lambda path, error: left_out.append(_damaged(path, error)), only):
-        if run.status == "done":
-            groups[STL if run.key.method.name == STL else str(run.key.method)].append(run)
-        else:
-            left_out.append(_why(run))
+    for run in found.done:
+        groups[STL if run.key.method.name == STL else str(run.key.method)].append(run)
+    left_out = [*(_damaged(path, error) for path, error in found.damaged), *map(_why, found.other)]
     if not groups and not left_out:
         others = store.presets(experiment.name, experiment.version)
-        found = f"; it has runs of preset {', '.join(others)}" if others else ""
+        instead = f"; it has runs of preset {', '.join(others)}" if others else ""
         raise StoreError(
             f"store {store.root} has no runs of {experiment.name} version {experiment.version} with preset "
-            f"{preset!r}{found}: make them with `accord run {experiment.name} --preset {preset}`"
+            f"{preset!r}{instead}: make them with `{typed}`"
         )
     higher = {name: metric.higher_is_better for name, metric in experiment.metrics}
     samples = {method: _samples(runs, higher) for method, runs in groups.items()}
-    means = {method: {n: statistics.fmean(v.values()) for n, v in per.items()} for method, per in samples.items()}
+    summaries = {m: {n: Value.of(list(v.values())) for n, v in per.items()} for m, per in samples.items()}
+    means = {method: {n: value.mean for n, value in per.items()} for method, per in summaries.items()}
     whole = {method: values for method, values in means.items() if _complete(values, higher)}
     rivals = {method: values for method, values in whole.items() if method != STL}
     ranks = mean_rank(rivals, higher) if rivals and experiment.baseline else {}
-    make = f"`accord run {experiment.name} --preset {preset} --methods {STL}`"
-    notes = [*_data(groups.values()), *_notes(experiment, means, higher, without_baseline or make)]
+    make = without_baseline or f"`{typed} --methods {STL}`"
+    notes = [*_data(groups.values()), *_notes(experiment, means, higher, make)]
     notes += experiment.remarks(experiment.presets[preset], [run for runs in groups.values() for run in runs])
     rows = []
     for method in sorted(groups, key=_order(experiment)):
         delta = None
         if experiment.baseline and STL in whole and method in whole and method != STL and all(whole[STL].values()):
-            delta = Value.of([delta_m(m, whole[STL], higher) for m in _per_seed(samples[method], higher)])
-        values = {name: Value.of(list(per.values())) for name, per in samples[method].items()}
-        seeds = min((len(per) for per in samples[method].values()), default=0)
+            each = [delta_m(m, whole[STL], higher) for m in _per_seed(samples[method], higher)]
+            delta = Value.of(each) if each else None
         runs = groups[method]
-        costs = _seconds(runs), _residual(runs), _unsolved(runs)
-        averages = {name: _average(experiment, samples[method], name) for name in experiment.averages}
-        found = {name: value for name, value in averages.items() if value is not None}
-        rows.append(Row(method, seeds, values, ranks.get(method), delta, *costs, averages=found))
+        lacking = method == STL and {str(run.key.method.options.get("task")) for run in runs} < {
+            task.name for task in experiment.tasks
+        }
+        seeds = 0 if lacking else min((len(per) for per in samples[method].values()), default=0)
+        costs = None if lacking else _seconds(runs), _residual(runs), _unsolved(runs)
+        averages = {metric: _average(experiment, samples[method], metric) for metric in experiment.averages}
+        means_of = {metric: value for metric, value in averages.items() if value is not None}
+        rows.append(Row(method, seeds, summaries[method], ranks.get(method), delta, *costs, averages=means_of))
     return Report(experiment, preset, tuple(rows), tuple(left_out), tuple(notes))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
@@ -61,7 +62,7 @@ class ReportVerb:
         from accord.bench import cli, report, tables
 
         store, experiment, only, baseline = self._chosen()
-        summary = report.summarise(store, experiment, self.preset, only, baseline)
+        summary = report.summarise(store, experiment, self.preset, only, baseline, self.experiment)
         forms = {
             "table": lambda: tables.plain(summary),
             "markdown": lambda: tables.markdown(summary),
@@ -82,6 +83,6 @@ class ReportVerb:
         without_baseline = "name stl among the methods" if self.methods else None
         if self.seeds and not self.methods:
             seeds = " ".join(map(str, self.seeds))
-            command = f"accord run {experiment.name} --preset {self.preset} --methods stl --seeds {seeds}"
+            command = f"accord run {shlex.quote(self.experiment)} --preset {self.preset} --methods stl --seeds {seeds}"
             without_baseline = f"`{command}`"
         return store, experiment, only, without_baseline

@@ -102,6 +102,8 @@ def footer(report: Report) -> list[str]:
         lines.append(f"Metric of every task: {kinds.pop()}.")
     if any(row.metrics and any(v.error is not None for v in row.metrics.values()) for row in report.rows):
         lines.append("Means over seeds ± standard error of the mean.")
+    if any(row.delta_m is not None and row.delta_m.error is not None for row in report.rows):
+        lines.append("Δm compares each seed with stl's mean over seeds, whose own error is not in the ±.")
     if any(row.method == "stl" for row in report.rows):
         unranked = ", and it takes no part in the mean rank" if report.experiment.baseline else ""
         lines.append(f"stl trains one network a task: its time is their sum{unranked}.")

@@ -57,7 +57,7 @@ class Tally:
         """Plain JSON data; None for what no step reported."""
         losses = torch.stack(self._losses).mean(0)
         cosines = torch.stack([_cosines(gramian) for gramian in self._gramians]) if self._gramians else None
-        pairs = None if cosines is None else _pairs(cosines)
+        pairs = None if cosines is None or len(self._tasks) < 2 else _pairs(cosines)
         return {
             "steps": len(self._seconds),
             "seconds": sum(self._seconds),

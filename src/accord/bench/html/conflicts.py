@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import combinations
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -29,7 +29,7 @@ LISTED = 60
 
 def conflict_figure(material: Material) -> Drawing | None:
     """A heat map: methods down, training across, the share of task pairs with opposed gradients as colour."""
-    found = material.series(lambda record: None if record.get("conflict") is None else [record["conflict"]])
+    found = material.series(_conflict)
     series = {method: points for method, points in found.items() if points}
     if not series:
         return None
@@ -108,6 +108,11 @@ def pairs_figure(material: Material) -> Drawing | None:
         data=plain_table(["tasks", *found], rows, f"Mean cosines, {which}"),
         shown=6,
     )
+
+
+def _conflict(record: Mapping[str, Any]) -> list[float] | None:
+    share = record.get("conflict")
+    return [share] if share is not None and math.isfinite(share) else None
 
 
 def _matrix_painter(

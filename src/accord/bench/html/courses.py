@@ -12,9 +12,8 @@ from accord.bench.html.drawing import CHART, Drawing, Entry, Panel, draw, line, 
 from accord.bench.html.fragments import plain_table
 from accord.bench.html.material import STEPS, Material, Series
 from accord.bench.html.svg import inline
-from accord.bench.plots import DASHES, FAINT, INK, PALETTE, series_of, shares
+from accord.bench.plots import DASHES, FAINT, INK, PALETTE, change_of, change_window, series_of, shares
 from accord.bench.report import STL
-from accord.metrics import delta_m
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -25,40 +24,33 @@ SINGLE = len(PALETTE) * len(DASHES) - 1
 
 def progress_figure(material: Material) -> Drawing | None:
     """Δm on the test set after each evaluation."""
-    base = next((row for row in material.report.rows if row.method == STL), None)
-    higher = material.directions
-    if not material.experiment.baseline or base is None or set(base.metrics) != set(higher):
+    change = change_of(material.report)
+    if change is None:
         return None
-    single = {name: value.mean for name, value in base.metrics.items()}
-    if not all(value and math.isfinite(value) for value in single.values()):
-        return None  # no change is relative to 0
-
-    def change(record: Mapping[str, Any]) -> list[float] | None:
-        found = record.get("metrics") or {}
-        return [delta_m(found, single, higher)] if _measured(found, higher) else None
-
     series = {method: points for method, points in material.series(change).items() if points}
     if not any(len(points) > 1 for points in series.values()):
         return None
+    window = change_window(series)
+    if window is None:
+        return None
     entries = _entries(material, series)
-    ends = sorted(points[-1][1][0] for points in series.values())
+    ends = sorted(points[-1][1][0] for points in series.values() if math.isfinite(points[-1][1][0]))
+    lost = len(series) - len(ends)
 
     def paint(axes: Axes) -> None:
         axes.axhline(0, color=INK, linewidth=0.8)
         for entry in entries:
             _course(axes, entry, series[entry.name])
-        every = [value for points in series.values() for _, (value,) in points]
-        usual = ends[3 * len(ends) // 4]  # the first epochs, and a method that fails, lie far above
-        low, high = min(0.0, *every), max(0.0, min(max(every), 2.5 * usual))
-        pad = 0.06 * (high - low) or 1.0
-        axes.set_ylim(low - pad, high + pad)
+        axes.set_ylim(*window)
         axes.margins(x=0)
         axes.set(xlabel=STEPS, ylabel="test Δm (%)")
 
-    label = (
-        f"Test Δm over training of {len(series)} methods; it ends between {number(ends[0])} and {number(ends[-1])} %"
-    )
+    where = f"ends between {number(ends[0])} and {number(ends[-1])} %" if ends else "ends nowhere finite"
+    label = f"Test Δm over training of {len(series)} methods; it {where}"
+    label += f"; {lost} ended without a finite value" if lost and ends else ""
     caption = "Δm (%) on the test set against single-task learning, after each evaluation; lower is better."
+    if max(v for points in series.values() for _, (v,) in points if math.isfinite(v)) > window[1]:
+        caption += " What lies above the scale is cut off; the table has where each method ended."
     return Drawing(
         "progress",
         "Δm over training",
@@ -197,7 +189,3 @@ def _titles(entries: Sequence[Entry]) -> dict[str, str]:
 def _ends(series: Mapping[str, Series], heads: Sequence[str], caption: str) -> Any:
     rows = [[method, *map(number, points[-1][1])] for method, points in series.items() if points]
     return plain_table(["method", *heads], rows, caption)
-
-
-def _measured(found: Mapping[str, float], names: Mapping[str, bool]) -> bool:
-    return all(math.isfinite(found.get(name, math.nan)) for name in names)

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from accord.bench.plots import by_method, series_of
-from accord.bench.report import STL, Report, readable, summarise
+from accord.bench.report import STL, Report, read, summarise
 from accord.bench.spec import Experiment, RunKey
 from accord.bench.store import Run, Store
 from accord.errors import StoreError
@@ -125,15 +125,12 @@ def collect(
     Raises:
         UnknownNameError, StoreError: As ``summarise``.
     """
-    report = summarise(store, experiment, preset, only, without_baseline)
-    left_out: list[LeftOut] = []
-    done: list[Run] = []
+    reading = read(store, experiment, preset, only)
+    report = summarise(store, experiment, preset, only, without_baseline, name, reading)
     begin = f"accord run {shlex.quote(name)} --preset {shlex.quote(preset)}" if name else ""
-    for run in readable(store, experiment, preset, lambda path, error: left_out.append(_damaged(path, error)), only):
-        if run.status == "done":
-            done.append(Reread(run.key, run.folder))
-        else:
-            left_out.append(_left_out(run, begin, store.root))
+    done = [Reread(run.key, run.folder) for run in reading.done]
+    left_out = [_damaged(path, error) for path, error in reading.damaged]
+    left_out += [_left_out(run, begin, store.root) for run in reading.other]
     single = [run for run in done if run.key.method.name == STL]
     methods = {method: runs for method, runs in by_method(report, done).items() if runs}
     return Material(report, methods, single, tuple(left_out))

@@ -68,7 +68,9 @@ def _dots(material: Material, key: str, title: str, axis: str, values: Mapping[s
     figure = draw((CHART[0], 0.7 + 0.235 * len(order)), paint)
     heads = ["method", title, *(["± standard error"] if bars else [])]
     cells = [[m, number(values[m].mean), *([_error(values[m])] if bars else [])] for m in reversed(order)]
-    spread = "the bars are standard errors over seeds" if bars else "one seed, so that there are no error bars"
+    several = len({run.key.seed for run in material.done}) > 1
+    lacking = "fewer than two seeds that all methods have" if several else "one seed"
+    spread = "the bars are standard errors over seeds" if bars else f"{lacking}, so that there are no error bars"
     return Drawing(
         key,
         title,
@@ -95,7 +97,9 @@ def front_figure(material: Material, pair: tuple[str, str] | None) -> Drawing | 
     metrics = dict(material.experiment.metrics)
     higher = [metrics[name].higher_is_better for name in chosen]
     front = front_of(points, higher)
-    entries = [Entry(material.keys[method], method, i, marker=True) for i, method in enumerate(points)]
+    looks = {method: i for i, method in enumerate(material.methods)}
+    entries = [Entry(material.keys[method], method, looks[method], marker=True) for method in points]
+    absent = [method for method in looks if method not in points]
     single = next((row for row in rows if row.method == STL), None)
 
     def paint(axes: Axes) -> None:
@@ -116,6 +120,7 @@ def front_figure(material: Material, pair: tuple[str, str] | None) -> Drawing | 
     caption = (
         f"{chosen[0]} and {chosen[1]} ({why}); the better corner is {corner}. The line joins the methods that no other "
         "beats in both. Bars, where there are several seeds, are standard errors."
+        + (f" Without both numbers: {', '.join(absent)}." if absent else "")
     )
     label = f"{chosen[0]} against {chosen[1]}; not beaten in both: {', '.join(front)}"
     cells = [
