@@ -63,6 +63,13 @@ def test_the_best_average_is_over_seeds_first():
     assert found.last.error == pytest.approx(np.std([0.5, 1], ddof=1) / np.sqrt(2))
 
 
+def test_solved_counts_the_seeds_that_had_every_task_at_one_evaluation():
+    half = [both("ls", 0, [1, 0], [0, 1]), both("ls", 1, [0.95, 0.5], [1, 1])]  # each task once, never both
+    assert only(half).solved == 0
+    assert only([*half, both("ls", 2, [1, 1, 0], [0, 1, 0])]).solved == 1
+    assert "all tasks solved at some evaluation by 1 of 3" in str(only([*half, both("ls", 2, [1, 1], [0, 1])]))
+
+
 def test_of_equal_evaluations_the_first_is_the_best():
     assert only([both("ls", 0, [0, 1, 1], [0, 0, 0])]).best_at == 40
 

@@ -30,6 +30,8 @@ class Success:
         last: Of the last evaluation, with its standard error over seeds.
         interquartile: The mean of the middle half of the seeds at the last evaluation.
         interval: Its 95 % bootstrap interval (percentiles over resampled seeds); None with one seed.
+        solved: How many seeds had an evaluation in which every episode of every task succeeded. Like ``best`` it is looked
+            for after the fact.
     """
 
     method: str
@@ -41,6 +43,7 @@ class Success:
     last: Value
     interquartile: float
     interval: tuple[float, float] | None
+    solved: int
 
     def __str__(self) -> str:
         error = "" if self.last.error is None else f" ± {self.last.error:.3f}"
@@ -48,7 +51,8 @@ class Success:
         return (
             f"{self.method}: mean success {self.last.mean:.3f}{error} at the last evaluation, interquartile mean "
             f"{self.interquartile:.3f}{interval}, best average over evaluations {self.best:.3f} (at "
-            f"{self.best_at:,.0f} environment steps), of {self.seeds} seed{'s' * (self.seeds != 1)}"
+            f"{self.best_at:,.0f} environment steps), of {self.seeds} seed{'s' * (self.seeds != 1)}; all tasks solved at some evaluation by "
+            f"{self.solved} of {self.seeds}"
         )
 
 
@@ -91,7 +95,8 @@ def _summary(method: str, seeds: Sequence[dict[str, Any]], tasks: Sequence[str])
     last = curves[:, -1]
     middle, interval = interquartile_mean(last)
     best, ended = float(curves.mean(0)[at]), Value.of(last.tolist())
-    return Success(method, len(seeds), steps, curves, best, float(steps[at]), ended, middle, interval)
+    solved = int((curves > 1 - 1e-9).any(1).sum())  # a mean of ones may round
+    return Success(method, len(seeds), steps, curves, best, float(steps[at]), ended, middle, interval, solved)
 
 
 def interquartile_mean(
