@@ -182,6 +182,30 @@ def test_what_remembers_and_what_draws_is_marked(net):
     }
 
 
+@pytest.mark.parametrize(
+    ("spec", "remembers", "draws"),
+    [
+        ("alpha-fair:of=rlw", False, True),
+        ("cr-mogm:of=pcgrad", True, True),
+        ("alpha-fair:of=dwa", True, False),
+        ("nash-mtl:gramian_tasks=1", False, True),
+        ("nash-mtl:gramian_ema=0.9", True, False),
+        ("alpha-fair:of='mgda:gramian_ema=0.9'", True, False),
+    ],
+)
+def test_marks_see_through_wrappers_and_estimates(net, spec, remembers, draws):
+    (preview,) = diagnose(net, named(net.losses()), methods=[spec]).methods.values()
+    assert (preview.first, preview.random) == (remembers, draws)
+
+
+def test_a_balancer_in_eval_mode_is_previewed_as_the_step_that_it_would_take(net):
+    frozen = accord.make("nash-mtl", NAMES).eval()
+    (preview,) = diagnose(net, named(net.losses()), methods=[frozen]).methods.values()
+    balance = frozen.backward(named(net.losses()), net.trunk)
+    assert preview.outcome == balance.outcome == "frozen"
+    np.testing.assert_array_equal(preview.weights, balance.weights)
+
+
 # ---------------------------------------------------------------- what is left alone
 
 
@@ -232,6 +256,9 @@ def test_costs_are_ratios_of_what_was_timed():
     assert cost.of(make("nash-mtl", 3), 0.1) == pytest.approx((1 + 7 + 0.5 + 0.1) / 3)
     assert cost.of(make("sdmgrad", 3), 0.0) == pytest.approx((2 + 14 + 0.5) / 3)
     assert cost.of(make("graddrop", 3), 1.0) == pytest.approx((1 + 7 + 1) / 3)
+    for estimate in ("gramian_part=0", "gramian_tasks=1"):  # its own rows are among what it takes to decide
+        for spec in (f"nash-mtl:{estimate}", f"alpha-fair:of='nash-mtl:{estimate}'"):
+            assert cost.of(make(spec, 3), 0.1) == pytest.approx((1 + 2 + 0.1) / 3)
     for steps in (1.0, 1.1, 1.2, 1.21, 2.8, 7.67):
         n = interval(make("nash-mtl", 3), steps)
         assert (n - 1 + steps) / n <= 1.2 + 1e-9

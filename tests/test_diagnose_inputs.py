@@ -1,6 +1,7 @@
 """``diagnose`` on all that may be given: models, losses, representations, odd sizes and types; and what it refuses."""
 
 import copy
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 import accord
-from accord.diagnostics import diagnose
+from accord.diagnostics import costs, diagnose
 from accord.errors import EngineError, NonFiniteError, OptionError, ShapeError, UnknownNameError
 from support.ddp import Net as SpreadNet
 from support.nets import Net, gramian_of, rows_of
@@ -134,6 +135,35 @@ def test_checkpointed_networks(reentrant):
     assert found.gramian.shape == expected.shape
     assert found.cost.backward > 0
     assert all(p.grad is None for p in net.parameters())
+
+
+@pytest.mark.parametrize("reentrant", [False, True])
+def test_buffers_that_a_checkpoint_moves_get_their_numbers_back(reentrant):
+    torch.manual_seed(0)
+    trunk = nn.Sequential(nn.Linear(5, 8), nn.BatchNorm1d(8), nn.Tanh())
+    model = nn.ModuleDict({"trunk": trunk, "heads": nn.Linear(8, 3)})
+    z = checkpoint(trunk, torch.randn(16, 5, requires_grad=True), use_reentrant=reentrant)
+    losses = list(model["heads"](z).square().mean(0))
+    before = {name: buffer.clone() for name, buffer in model.named_buffers()}
+    diagnose(model, losses, shared=trunk, methods=["mgda"])
+    for name, buffer in model.named_buffers():
+        assert torch.equal(buffer, before[name])
+    accord.MGDA(3).backward(losses, trunk)  # the graph still stands
+    assert trunk[1].num_batches_tracked > before["trunk.1.num_batches_tracked"]  # or nothing was tested
+
+
+def test_on_several_processes_what_may_exchange_is_called_as_often_on_each(monkeypatch):
+    calls = []
+    net = Net()
+    jacobian = accord.jacobian.sequential(net.losses(), net.trunk)
+    monkeypatch.setattr(costs, "hides", lambda losses: True)
+    monkeypatch.setattr(jacobian, "pull", lambda weights: calls.append(weights))
+    for size, least in ((1, 3), (2, 2)):
+        calls.clear()
+        monkeypatch.setattr(jacobian, "reduce", SimpleNamespace(size=size))
+        costs.time_backward(jacobian, "test")
+        assert len(calls) >= least
+    assert len(calls) == 2  # one for what is set up once, and one
 
 
 # ---------------------------------------------------------------- sizes and types

@@ -254,6 +254,46 @@ def test_a_resumed_run_replaces_what_was_logged_after_its_checkpoint(path):
     assert read_log(path).series("residual")[0].tolist() == list(range(9))
 
 
+def test_a_diagnosis_after_the_run_replaces_no_step(path):
+    write(path, range(10))
+    with Log(path) as log:
+        log(diagnosis(), 5)
+        log(diagnosis(), 6)
+    write(path, [])
+    with Log(path) as log:
+        log(diagnosis(), 5)
+    read = read_log(path)
+    assert read.series("residual")[0].tolist() == list(range(10))
+    assert read.series("stationarity", kind="diagnosis")[0].tolist() == [5]
+    write(path, [4])  # a run resumed there makes all later ones again
+    assert {record["step"] for record in read_log(path)} == {0, 1, 2, 3, 4}
+
+
+def test_two_open_logs_in_turn_lose_no_step(path):
+    with Log(path) as one, Log(path) as other:
+        for step, balance in enumerate(steps(count=5)):
+            one(balance, step)
+            other(diagnosis(), step)
+    read = read_log(path)
+    assert [(r["kind"], r["step"]) for r in read] == [(k, s) for s in range(5) for k in ("balance", "diagnosis")]
+
+
+def test_of_an_estimate_no_norms_and_cosines_are_logged_and_of_a_silent_task_those_of_the_metrics(path):
+    x = torch.ones(3, dtype=torch.float64, requires_grad=True)
+
+    def opposed():
+        return {"a": x[0], "b": -x[0], "c": 0 * x[1]}
+
+    with Log(path) as log:
+        exact = accord.MGDA(list("abc")).backward(opposed(), x)
+        log(exact, 0)
+        log(accord.MGDA(list("abc"), gramian_tasks=1).backward(opposed(), x), 1)
+    first, second = read_log(path)
+    assert tuple(first["conflict"].values()) == pytest.approx(tuple(accord.metrics.conflict(exact.gramian)))
+    assert first["conflict"]["share"] == pytest.approx(1 / 3)
+    assert not {"norms", "cosines", "conflict", "imbalance", "stationarity"} & set(second)
+
+
 def test_a_step_that_is_logged_twice_counts_once_and_the_last_wins(path):
     one, two, *_ = steps()
     with Log(path) as log:

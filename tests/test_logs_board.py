@@ -8,7 +8,7 @@ import pytest
 
 import accord
 from accord.diagnostics import Log, read_log
-from accord.errors import DependencyError
+from accord.errors import DependencyError, StoreError
 from support.logged import NAMES, diagnosis, steps, write
 from support.nets import Net
 
@@ -50,6 +50,17 @@ def test_tensorboard_alone_and_resumed(tmp_path):
     write(None, range(10), tensorboard=tmp_path)
     write(None, [6, 7], tensorboard=tmp_path)
     assert [step for step, _ in curve(events(tmp_path), "losses/seg")] == list(range(8))
+
+
+def test_a_closed_log_takes_no_more(tmp_path):
+    log = Log(tensorboard=tmp_path)
+    balance = next(iter(steps()))
+    log(balance, 0)
+    log.close()
+    files = list(tmp_path.iterdir())
+    with pytest.raises(StoreError, match="was closed; make a new Log"):
+        log(balance, 1)
+    assert list(tmp_path.iterdir()) == files
 
 
 def test_many_tasks_have_no_curve_a_pair(tmp_path):

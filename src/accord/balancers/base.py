@@ -258,6 +258,7 @@ class Balancer(Stateful):
             interval=decision.interval,
             drift=decision.drift,
             engine=jacobian.why or jacobian.label,
+            estimated=decision.estimated,
         )
 
     def after_step(self, losses: Losses | Callable[[], Losses]) -> None:

@@ -37,6 +37,7 @@ class Balance:
         drift: Where the step solved, and not for the first time, how far the weights have moved since the last solve:
             0 not at all but for a common factor, 1 a right angle (``accord.balancers.schedule.drift_of``).
         engine: What differentiated the losses; with ``engine="auto"`` also why it was chosen.
+        estimated: Whether the Gramian is an estimate, whose norms and cosines are not those of this step's gradients.
     """
 
     loss: Tensor
@@ -51,6 +52,7 @@ class Balance:
     interval: int | None = None
     drift: float | None = None
     engine: str = ""
+    estimated: bool = False
 
     @property
     def solved(self) -> bool:

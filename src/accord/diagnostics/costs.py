@@ -13,6 +13,7 @@ from torch import Tensor
 
 from accord.balancers import Balancer
 from accord.balancers.gramian import BUDGET, GramianBalancer
+from accord.balancers.wrappers import Wrapper
 from accord.jacobian import FeatureJacobian, Jacobian, Local, sequential
 from accord.jacobian.losses import hides, leaves_before
 from accord.jacobian.remedies import explained
@@ -54,8 +55,17 @@ class Cost:
         rows = {"losses": 0, "cross-gramian": 2}.get(balancer.needs, 1)
         forwards = max(1, rows) + ("forward" in balancer.cost)  # FAMO's second look is a forward
         combine = 0.0 if balancer.needs == "rows" else self.combine  # such methods combine as they decide
-        backward = rows * self.rows + combine if rows else self.backward
+        own = not rows or estimates(balancer)  # these differentiate what they need as they decide
+        backward = self.backward if own else rows * self.rows + combine
         return (forwards * self.forward + backward + seconds) / self.plain
+
+
+def estimates(balancer: Balancer) -> bool:
+    """Whether a method, or the one that it wraps, differentiates rows of its own in the place of all K."""
+    own = balancer
+    while isinstance(own, Wrapper):
+        own = own.inner
+    return isinstance(own, GramianBalancer) and (own.gramian_part is not None or own.gramian_tasks is not None)
 
 
 def interval(balancer: Balancer, steps: float, budget: float = BUDGET) -> int | None:
@@ -94,8 +104,8 @@ def wait(device: torch.device) -> None:
 def time_backward(jacobian: Jacobian, caller: str) -> float | None:
     """Seconds of one backward of the summed loss to all leaves; ``.grad`` is left alone and the graph is kept.
 
-    The best of some, after one that pays for what is set up once. None at a representation behind a reentrant
-    checkpoint, which only a backward that writes to ``.grad`` could time.
+    The best of some, and in several processes the only one, after one that pays for what is set up once. None at a
+    representation behind a reentrant checkpoint, which only a backward that writes to ``.grad`` could time.
     """
     hidden = hides(jacobian.losses) or getattr(jacobian, "by_backward", False)
     if hidden and isinstance(jacobian, FeatureJacobian):
@@ -112,6 +122,8 @@ def time_backward(jacobian: Jacobian, caller: str) -> float | None:
     device = jacobian.parameters[0].device
     warm_up(device)
     backward()
+    if jacobian.reduce.size > 1:  # a backward may exchange gradients: as often on every process
+        return timed(backward, device)[1]
     return best(lambda: timed(backward, device)[1])
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import html
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -99,8 +100,9 @@ def diagnose(
     """Say how the tasks' gradients disagree on this batch, and what each method would do.
 
     K vector-Jacobian products, two plain backwards for the clock, and a decision of each method; what is quick is
-    timed several times. Nothing is changed: neither ``.grad``, nor the global generators, nor any balancer; the graph
-    is kept, so that ``backward`` can follow.
+    timed several times. Nothing is changed: neither ``.grad``, nor the global generators, nor any balancer, nor the
+    buffers of the modules given, which a checkpoint's second forward pass may move; the graph is kept, so that
+    ``backward`` can follow.
 
     Args:
         model: The network. Of its parameters those count as shared that more than one loss reaches, so that the shared
@@ -135,6 +137,22 @@ def diagnose(
         >>> found.methods["ls"].rises, found.methods["mgda"].rises
         (('a',), ())
     """
+    with kept_buffers(model, shared, features, heads):
+        return _diagnose(model, losses, shared, features, methods, engine, heads, forward, reduce)
+
+
+def _diagnose(
+    model: Shared | None,
+    losses: Losses | Jacobian,
+    shared: Shared | None,
+    features: Features | None,
+    methods: str | Balancer | Iterable[str | Balancer] | None,
+    engine: Engine,
+    heads: Shared | None,
+    forward: float | None,
+    reduce: Reduce | str,
+) -> Diagnosis:
+    """See ``diagnose``."""
     if forward is not None:
         check_positive(forward, "forward", CALLER)
     if methods is not None:
@@ -191,6 +209,20 @@ def diagnose(
         engine=jacobian.why or jacobian.label,
         notes=(note,) if note else (),
     )
+
+
+@contextmanager
+def kept_buffers(*given: Any) -> Iterator[None]:
+    """Give the buffers of the modules among ``given`` their numbers back, where something wrote to them inside."""
+    buffers = [b for module in given if isinstance(module, nn.Module) for b in module.buffers()]
+    before = [(buffer, buffer.detach().clone()) for buffer in buffers]
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for buffer, value in before:
+                if not torch.equal(buffer, value):  # others may be needed, untouched, by the graph
+                    buffer.copy_(value)
 
 
 def peek(features: Features | None) -> Features | None:

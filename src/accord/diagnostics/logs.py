@@ -27,8 +27,8 @@ class Log:
 
     ``log(balance, step)`` after each ``balancer.backward``; an ``accord.diagnose`` can be logged too. A JSONL file gets
     one line a step, whole or, where the process was killed in the middle, cut off; it is only ever appended to, so a
-    resumed run goes on in the same file, and ``accord.read_log`` knows which steps were made again. With several
-    processes rank 0 alone writes, and all may call.
+    resumed run goes on in the same file, and ``accord.read_log`` knows which steps were made again. Steps and diagnoses
+    go through one log: a file has one ``Log`` at a time. With several processes rank 0 alone writes, and all may call.
 
     Args:
         path: Of the JSONL file; folders are made.
@@ -73,6 +73,7 @@ class Log:
         self._started = time.time()
         self._board = None if tensorboard is None else Board(Path(tensorboard))
         self._file = None if self.path is None else _open(self.path)
+        self._closed = False
         self._torn = True  # until it is known that the file ends with a whole line
 
     def __call__(self, entry: Balance | Diagnosis, step: int) -> None:
@@ -92,18 +93,22 @@ class Log:
             )
         if isinstance(step, bool) or not isinstance(step, numbers.Integral) or step < 0:
             raise OptionError(f"{CALLER}: step = {step!r} is not a whole number of at least 0")
+        if self._closed:
+            where = self.path if self.path is not None else self._board and self._board.folder
+            raise StoreError(f"{CALLER}: {where} was closed; make a new Log to go on in the same place")
         chosen = self._chosen(entry.tasks)
         if step % self.every or (dist.is_available() and dist.is_initialized() and dist.get_rank()):
             return
         head = {"step": int(step), "time": time.time(), "started": self._started}
         record = {**head, **record_of(entry, chosen)}
-        if self.path is not None:
-            self._append(self.path, dumps(record))
+        if self.path is not None and self._file is not None:
+            self._append(self.path, self._file, dumps(record))
         if self._board is not None:
             self._board.write(record)
 
     def close(self) -> None:
         """Close the file and the TensorBoard folder; nothing can be logged after it."""
+        self._closed = True
         if self._file is not None:
             os.close(self._file)
             self._file = None
@@ -128,16 +133,14 @@ class Log:
                 )
         return self.tasks or tasks
 
-    def _append(self, path: Path, line: bytes) -> None:
+    def _append(self, path: Path, file: int, line: bytes) -> None:
         """One line by one write, so that it is there at once, whatever happens to this process afterwards."""
-        if self._file is None:
-            raise StoreError(f"{CALLER}: {path} was closed; make a new Log to go on in the same file")
         try:
             if self._torn and not _ends_whole(path):
                 line = b"\n" + line  # a line that was cut off stays as it is, for the reader to name
             self._torn = True
             while line:
-                line = line[os.write(self._file, line) :]
+                line = line[os.write(file, line) :]
             self._torn = False
         except OSError as error:
             raise StoreError(f"{CALLER}: cannot write {path}: {error.strerror}; the lines before are whole") from error

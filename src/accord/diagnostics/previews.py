@@ -14,7 +14,7 @@ from torch import Tensor
 from accord.balancers import Balancer, Decision, available, make
 from accord.balancers.randomness import Seeded
 from accord.balancers.result import clip_factor, named_cause
-from accord.balancers.wrappers import Wrapper
+from accord.balancers.wrappers import CRMOGM, Wrapper
 from accord.diagnostics.costs import Cost, interval, timed
 from accord.diagnostics.gradients import NEGLIGIBLE, Gradients
 from accord.errors import AccordError, OptionError, ShapeError
@@ -73,6 +73,7 @@ class Seen(ScaledJacobian):
     def __init__(self, jacobian: Jacobian, gramian: Tensor) -> None:
         super().__init__(jacobian, torch.ones(jacobian.num_tasks), jacobian.values)
         self._known = gramian
+        self.second = jacobian.second
 
     def gramian(self) -> Tensor:
         """The known one, in memory of its own."""
@@ -125,13 +126,12 @@ def preview(balancer: Balancer, label: str, jacobian: Seen, gradients: Gradients
     """What a balancer would do; or why it cannot be said. The balancer's state moves on: give it a copy."""
     if balancer.needs == "rows" and getattr(jacobian.unscaled, "lean", False):
         return "it needs all task gradients at once, and lean mode keeps none; give engine='sequential'"
-    remembers = {key for key, value in balancer.own_state().items() if value is not None} - COMMON
-    first = not balancer.steps and bool(remembers or list(balancer.parameters()))
+    first = not balancer.steps and any(map(remembers, layers(balancer)))
     times = []
     twin = balancer if balancer.needs == "rows" else copy.deepcopy(balancer)  # asked first, for what is set up once
     try:
         for one in dict.fromkeys((twin, balancer)):
-            decision, seconds = timed(partial(one.decide, jacobian), jacobian.parameters[0].device)
+            decision, seconds = timed(partial(one._decide, jacobian), jacobian.parameters[0].device)
             times.append(seconds)
     except AccordError as error:
         return str(error)
@@ -160,7 +160,29 @@ def preview(balancer: Balancer, label: str, jacobian: Seen, gradients: Gradients
         steps=steps,
         every=None if steps is None else interval(balancer, steps),
         first=first,
-        random=isinstance(balancer, Seeded),
+        random=any(map(draws, layers(balancer))),
+    )
+
+
+def layers(balancer: Balancer) -> list[Balancer]:
+    """A method and those that it wraps, from outside in."""
+    found = [balancer]
+    while isinstance(balancer, Wrapper):
+        found.append(balancer := balancer.inner)
+    return found
+
+
+def remembers(balancer: Balancer) -> bool:
+    """Whether later steps go by more than their own gradients."""
+    state = {key for key, value in balancer.own_state().items() if value is not None} - COMMON
+    averages = isinstance(balancer, CRMOGM) or getattr(balancer, "gramian_ema", None) is not None
+    return bool(state or averages or list(balancer.parameters()))
+
+
+def draws(balancer: Balancer) -> bool:
+    """Whether another draw of random numbers would give other weights."""
+    return isinstance(balancer, Seeded) or bool(
+        getattr(balancer, "gramian_tasks", None) or getattr(balancer, "gramian_batch", None)
     )
 
 

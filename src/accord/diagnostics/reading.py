@@ -103,8 +103,9 @@ def read_log(path: str | os.PathLike[str]) -> Logged:
     """Read what ``accord.Log`` wrote, in the order of steps within each opening of the file.
 
     A line that is cut off or altered is left out and named, in ``damage`` and in a warning. Where a run was resumed and
-    the file appended to, its first step and all that follow replace those written before: they were of a run that
-    stopped after its checkpoint. Within one opening the last record of a step wins.
+    the file appended to, its first balanced step and all that follow replace what was written before of those steps: it
+    was of a run that stopped after its checkpoint. A diagnosis replaces diagnoses alone. Within one opening the last
+    record of a step wins.
 
     Raises:
         DataError: The file is missing or cannot be read.
@@ -116,7 +117,8 @@ def read_log(path: str | os.PathLike[str]) -> Logged:
         raise DataError(f"{CALLER}: cannot read {path}: {error.strerror}; give the path that accord.Log had") from error
     kept: dict[tuple[int, str], dict[str, Any]] = {}
     damage: list[str] = []
-    started, whole = None, 0
+    opened: set[tuple[Any, str]] = set()
+    whole = 0
     for number, line in enumerate(lines, 1):
         if not line.strip():
             continue
@@ -127,10 +129,15 @@ def read_log(path: str | os.PathLike[str]) -> Logged:
             damage.append(f"line {number} ({len(line)} bytes):{last} no record: {error}")
             continue
         whole += 1
-        if record.get("started") != started:
-            started = record.get("started")
-            kept = {key: old for key, old in kept.items() if key[0] < record["step"]}
-        key = (record["step"], record.get("kind", ""))
+        opening, kind = record.get("started"), record["kind"]
+        if (opening, kind) not in opened:
+            opened.add((opening, kind))
+            kept = {
+                key: old
+                for key, old in kept.items()
+                if key[0] < record["step"] or old.get("started") == opening or kind not in ("balance", key[1])
+            }
+        key = (record["step"], kind)
         kept.pop(key, None)
         kept[key] = record
     if damage:

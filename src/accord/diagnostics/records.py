@@ -12,6 +12,7 @@ import numpy as np
 from accord.balancers import Balance
 from accord.diagnostics.diagnose import Diagnosis
 from accord.diagnostics.gradients import Gradients
+from accord.metrics import conflict
 
 TEXTS = ("kind", "outcome", "cause", "engine")
 """Fields that hold text; in all others text is a number that JSON does not know."""
@@ -21,7 +22,8 @@ SPELLED = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
 def record_of(entry: Balance | Diagnosis, chosen: Sequence[str]) -> dict[str, Any]:
     """What is logged of a step, by task name, of the chosen tasks.
 
-    Statistics of pairs (``conflict``, ``imbalance``, ``stationarity``) are those of all tasks.
+    Statistics of pairs (``conflict``, as ``accord.metrics.conflict`` has it, ``imbalance``, ``stationarity``) are those
+    of all tasks. Of an estimated Gramian nothing is logged: its norms and cosines are not those of the gradients.
     """
     if isinstance(entry, Diagnosis):
         record = {"kind": "diagnosis", "losses": _named(entry.tasks, entry.losses, chosen), **_gradients(entry, chosen)}
@@ -53,7 +55,7 @@ def record_of(entry: Balance | Diagnosis, chosen: Sequence[str]) -> dict[str, An
         "drift": entry.drift,
         "engine": entry.engine,
     }
-    if entry.gramian is not None:
+    if entry.gramian is not None and not entry.estimated:
         record |= _gradients(Gradients(tasks=entry.tasks, gramian=entry.gramian.numpy()), chosen)
     return record
 
@@ -85,11 +87,7 @@ def _gradients(gradients: Gradients, chosen: Sequence[str]) -> dict[str, Any]:
     index = {task: k for k, task in enumerate(gradients.tasks)}
     cosines = gradients.cosines.round(4).tolist()
     found["cosines"] = {a: {b: cosines[index[a]][index[b]] for b in chosen[i + 1 :]} for i, a in enumerate(chosen[:-1])}
-    found["conflict"] = {
-        "share": len(gradients.conflicts) / len(gradients.pairs) if gradients.pairs else 0.0,
-        "mean_cosine": gradients.mean_cosine,
-        "min_cosine": gradients.pairs[0].cosine if gradients.pairs else 1.0,
-    }
+    found["conflict"] = conflict(gradients.gramian)._asdict()
     return found | {"imbalance": gradients.imbalance, "stationarity": gradients.stationarity}
 
 

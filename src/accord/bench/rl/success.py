@@ -30,8 +30,8 @@ class Success:
         last: Of the last evaluation, with its standard error over seeds.
         interquartile: The mean of the middle half of the seeds at the last evaluation.
         interval: Its 95 % bootstrap interval (percentiles over resampled seeds); None with one seed.
-        solved: How many seeds had an evaluation in which every episode of every task succeeded. Like ``best`` it is looked
-            for after the fact.
+        solved: How many seeds had an evaluation in which every episode of every task succeeded. Like ``best`` it is
+            looked for after the fact.
     """
 
     method: str
@@ -51,8 +51,8 @@ class Success:
         return (
             f"{self.method}: mean success {self.last.mean:.3f}{error} at the last evaluation, interquartile mean "
             f"{self.interquartile:.3f}{interval}, best average over evaluations {self.best:.3f} (at "
-            f"{self.best_at:,.0f} environment steps), of {self.seeds} seed{'s' * (self.seeds != 1)}; all tasks solved at some evaluation by "
-            f"{self.solved} of {self.seeds}"
+            f"{self.best_at:,.0f} environment steps), of {self.seeds} seed{'s' * (self.seeds != 1)}; all tasks "
+            f"solved at some evaluation by {self.solved} of {self.seeds}"
         )
 
 
