@@ -22,6 +22,7 @@ TABLES = [  # page, heading, columns after the method's name as (results, number
     ("experiments/multimnist.md", "## Results", [(DIGITS, name) for name in (*BOTH, "mean_rank", "delta_m")]),
     ("experiments/toxcast40.md", "## Results", [(TOXCAST, n) for n in ("mean AUC", "mean F1", "mean_rank", "delta_m")]),
     ("experiments/qm9.md", "## Results", [(QM9, "mean_rank"), (QM9, "delta_m")]),
+    ("experiments/mt10.md", "## Results", [("2026-11-30-mt-four-tasks-laptop", "mean success")]),
     (
         "experiments/rooms.md",
         "## Results",
