@@ -50,7 +50,7 @@ class Net(MultiTaskModule, pl.LightningModule):
 
     def on_train_batch_end(self, outputs: object, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
         """For methods that look back at the batch (FAMO); all others ignore it."""
-        self.balancer.after_step(lambda: self.losses(batch))
+        self.after_step(lambda: self.losses(batch))
 
     def on_train_epoch_end(self) -> None:
         """Print what was logged last, every ``log_every_n_steps``."""

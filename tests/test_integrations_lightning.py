@@ -10,7 +10,7 @@ from pytorch_lightning.plugins.precision import MixedPrecision
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
 import accord
-from accord.errors import EngineError, NonFiniteError, OptionError, ShapeError, UnknownNameError
+from accord.errors import EngineError, NonFiniteError, OptionError, OptionWarning, ShapeError, UnknownNameError
 from accord.integrations.lightning import MultiTaskModule
 from support.frameworks import STEPS, TASKS, Lit, Net, apart, fit, flat, loader, on_processes, optimizer_of, quiet, raw
 
@@ -129,14 +129,39 @@ def test_several_optimizers_in_manual_optimisation():
     assert apart(module.net, raw("nash-mtl")[0]) <= TOLERANCE
 
 
-def test_famo_is_told_the_losses_after_the_step():
-    class Told(Lit):
-        def on_train_batch_end(self, outputs, batch, batch_idx):
-            self.balancer.after_step(lambda: self.net(**batch))
+class Told(Lit):
+    def on_train_batch_end(self, outputs, batch, batch_idx):
+        self.after_step(lambda: self.net(**batch))
 
+
+def test_famo_is_told_the_losses_after_the_step():
     module = Told("famo")
     fit(module)
     assert apart(module.net, raw("famo", after=True)[0]) <= TOLERANCE
+
+
+@pytest.mark.parametrize("spec", ["famo", "cr-mogm:of=famo"])
+def test_famo_looks_at_the_last_of_the_micro_batches(spec):
+    module = Told(spec)
+    fit(module, accumulate_grad_batches=3)
+    with pytest.warns(OptionWarning, match="after_step was not called"):  # in the loop it is not, between micro-batches
+        wanted, balancer = raw(spec, accumulate=3, after=True)
+    assert apart(module.net, wanted) <= TOLERANCE
+    assert module.balancer.last_weights()[0] == pytest.approx(balancer.last_weights()[0], rel=1e-5)
+
+
+@pytest.mark.parametrize("manual", [False, True], ids=["automatic", "manual"])
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed", "64-true"])
+def test_a_step_of_length_zero_is_no_fall_at_any_precision(precision, manual):
+    class Still(Told):
+        def configure_optimizers(self):
+            return torch.optim.SGD(self.net.parameters(), lr=0.0)
+
+    module = Still("famo:gamma=0", manual=manual)
+    fit(module, precision=precision)
+    state = module.balancer.own_state()
+    assert state["before"] is None  # it looked
+    assert torch.equal(state["logits"]["value"], torch.zeros(len(TASKS), dtype=torch.float64))
 
 
 @pytest.mark.parametrize("spec", ["nash-mtl:update_every=5", "rlw", "uw", "dwa:window=2", "moco"])
@@ -191,6 +216,29 @@ def test_some_are_logged_or_none(tmp_path):
     module = Lit()
     module.log_balance = False
     assert not fit(module, log_every_n_steps=1).logged_metrics
+
+
+@pytest.mark.parametrize("first", ["plain", "balanced"])
+def test_a_plain_loss_may_be_differentiated_before_or_after(first):
+    class Adversary(Lit):
+        def __init__(self):
+            super().__init__(manual=True)
+            self.judge = torch.nn.Linear(5, 1)
+
+        def training_step(self, batch, batch_idx):
+            self.optimizers().zero_grad()
+            balanced = self.balance(self.net(**batch), shared=self.net.trunk)
+            plain = self.judge(batch["x"]).square().mean()
+            for loss in (plain, balanced) if first == "plain" else (balanced, plain):
+                self.manual_backward(loss)
+            self.optimizers().step()
+
+    module = Adversary()
+    before = flat(module.judge)
+    fit(module)
+    assert apart(module.net, raw("nash-mtl")[0]) <= TOLERANCE
+    assert module.balancer.steps == STEPS
+    assert not torch.equal(flat(module.judge), before)
 
 
 def test_validation_has_the_plain_sum_and_moves_nothing():
@@ -301,12 +349,32 @@ def test_a_loss_that_is_not_finite_is_an_error_without_a_scaler(accumulate):
         )
 
 
-def test_an_unknown_task_in_the_log_is_named():
-    class Misspelt(Lit):
-        log_balance = ("weight/sizes",)
+def misspelt(names, *, tasks=TASKS):
+    """How many steps were made before the names were refused, at a fit too short to be logged."""
+    module = Lit()
+    module.balancer, module.log_balance = accord.NashMTL(tasks=tasks), names
+    with pytest.raises(UnknownNameError, match=rf"'{names[0]}' is not logged.*did you mean"):
+        fit(module, log_every_n_steps=50)
+    return module.balancer.steps
 
-    with pytest.raises(UnknownNameError, match=r"'weight/sizes' is not logged.*did you mean 'weight/size'"):
-        fit(Misspelt(), log_every_n_steps=1)
+
+def test_an_unknown_name_in_the_log_is_refused_before_the_first_step():
+    assert misspelt(["weight/sizes"]) == 0
+    assert misspelt(["residuals"], tasks=3) == 0
+
+
+def test_names_that_the_first_losses_bring_are_checked_with_them():
+    assert misspelt(["weight/sizes"], tasks=3) == 1
+    module = Lit()
+    module.balancer, module.log_balance = accord.NashMTL(tasks=3), ["weight/size"]
+    assert set(fit(module, log_every_n_steps=1).logged_metrics) == {"weight/size"}
+
+
+def test_one_string_is_no_list_of_names():
+    module = Lit()
+    module.log_balance = "weight"
+    with pytest.raises(OptionError, match=r"'weight' is one string; give a list of names: \['weight'\]"):
+        fit(module)
 
 
 def test_several_optimizers_in_automatic_optimisation_are_sent_to_the_manual_one():

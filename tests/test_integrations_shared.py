@@ -163,6 +163,11 @@ def test_unknown_names_are_answered_with_the_nearest(name, nearest):
         scalars(balanced("nash-mtl"), [name])
 
 
+def test_one_string_is_no_list_of_names():
+    with pytest.raises(OptionError, match=r"'weight' is one string; give a list of names: \['weight'\]"):
+        scalars(balanced("nash-mtl"), "weight")
+
+
 def test_means_are_over_the_steps_that_had_the_number():
     means = Means()
     means.add({"a": 1.0, "b": 5.0})

@@ -2,6 +2,7 @@
 
 import re
 import shutil
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -9,7 +10,7 @@ import transformers
 from torch import nn
 
 import accord
-from accord.errors import DataError, NonFiniteError, OptionError, ShapeError, UnknownNameError
+from accord.errors import DataError, NonFiniteError, OptionError, OptionWarning, ShapeError, UnknownNameError
 from accord.integrations.transformers import STATE, MultiTaskTrainer
 from support.frameworks import (
     BATCH,
@@ -21,6 +22,7 @@ from support.frameworks import (
     Samples,
     apart,
     flat,
+    loader,
     on_processes,
     quiet,
     raw,
@@ -119,6 +121,21 @@ def test_a_run_that_is_resumed_is_one_that_never_stopped(tmp_path, spec):
     )
 
 
+@pytest.mark.parametrize("spec", ["uw", "dwa:window=2"])
+def test_each_new_model_has_a_balancer_that_knows_nothing_of_the_last(tmp_path, spec):
+    class Begins(Balanced):
+        def __init__(self, model, *args, **options):
+            super().__init__(None, *args, model_init=Output, **options)
+
+    trainer, found = trainer_of(tmp_path, spec, trainer=Begins), []
+    for _ in range(2):
+        train(trainer)
+        found.append(torch.cat([flat(trainer.model), flat(trainer.balancer)]) if spec == "uw" else flat(trainer.model))
+        assert trainer.balancer.steps == STEPS
+    assert torch.equal(*found)
+    assert apart(trainer.model.net, raw(spec)[0]) <= TOLERANCE
+
+
 def test_weights_and_conflicts_are_logged_as_means(tmp_path):
     trainer = trainer_of(tmp_path, arguments={"logging_steps": 4})
     seen = []
@@ -141,14 +158,17 @@ def test_weights_and_conflicts_are_logged_as_means(tmp_path):
         assert found["residual"] <= 1e-8
 
 
+def plain_sum(net, *, steps):
+    """The sum of the tasks' losses, as a mean over batches."""
+    with torch.no_grad():
+        return sum(loss.item() for batch in loader(steps=steps) for loss in net(**batch).values()) / steps
+
+
 def test_evaluation_has_the_plain_sum_and_the_predictions(tmp_path):
     trainer = trainer_of(tmp_path, compute_metrics=lambda found: {"shape": list(found.predictions.shape)})
     with quiet():
         found = trainer.evaluate(Samples(steps=2))
-    batches = torch.utils.data.DataLoader(Samples(steps=2), batch_size=BATCH)
-    with torch.no_grad():
-        wanted = [sum(loss.item() for loss in trainer.model.net(**batch).values()) for batch in batches]
-    assert found["eval_loss"] == pytest.approx(sum(wanted) / 2, rel=1e-6)
+    assert found["eval_loss"] == pytest.approx(plain_sum(trainer.model.net, steps=2), rel=1e-6)
     assert found["eval_shape"] == [2 * BATCH, 7]
     assert trainer.balancer.steps == 0
 
@@ -259,23 +279,49 @@ def test_a_model_that_returns_no_losses_is_refused(tmp_path):
         train(trainer_of(tmp_path, model=Nothing()))
 
 
-def test_losses_kept_elsewhere_are_found_by_override(tmp_path):
+@pytest.mark.parametrize("kind", ["tuple", "object"])
+def test_losses_kept_elsewhere_are_found_by_override(tmp_path, kind):
     class Elsewhere(Output):
         def forward(self, x, y):
-            return tuple(self.net(x, y).values())
+            losses = self.net(x, y)
+            if kind == "object":
+                return SimpleNamespace(by_task=losses)
+            return *losses.values(), self.net.trunk(x)
 
     class Finds(Balanced):
         def task_losses(self, outputs):
-            return dict(zip(TASKS, outputs, strict=True))
+            return outputs.by_task if kind == "object" else dict(zip(TASKS, outputs[:-1], strict=True))
 
-    trainer = trainer_of(tmp_path, model=Elsewhere(), trainer=Finds)
+    metrics = {"compute_metrics": lambda found: {"shape": list(found.predictions[-1].shape)}} if kind == "tuple" else {}
+    trainer = trainer_of(tmp_path, model=Elsewhere(), trainer=Finds, **metrics)
     train(trainer)
     assert apart(trainer.model.net, raw("nash-mtl")[0]) <= TOLERANCE
+    with quiet():
+        found = trainer.evaluate(Samples(steps=2))
+    assert found["eval_loss"] == pytest.approx(plain_sum(trainer.model.net, steps=2), rel=1e-6)
+    assert found.get("eval_shape") == ([2 * BATCH, 7] if kind == "tuple" else None)
 
 
 def test_an_unknown_task_in_the_log_is_named_before_training(tmp_path):
     with pytest.raises(UnknownNameError, match=r"'weight/sizes' is not logged.*did you mean 'weight/size'"):
         trainer_of(tmp_path, log_balance=["weight/sizes"])
+
+
+def test_names_that_the_first_losses_bring_are_checked_with_them(tmp_path):
+    trainer = trainer_of(tmp_path, accord.NashMTL(tasks=3), log_balance=["weight/size"])
+    train(trainer)
+    assert "weight/size" in trainer.state.log_history[0]
+    trainer = trainer_of(tmp_path, accord.NashMTL(tasks=3), log_balance=["weight/sizes"])
+    with pytest.raises(UnknownNameError, match=r"'weight/sizes' is not logged.*did you mean 'weight/size'"):
+        train(trainer)
+    assert trainer.balancer.steps == 1
+    with pytest.raises(UnknownNameError, match=r"'residuals' is not logged.*did you mean 'residual'"):
+        trainer_of(tmp_path, accord.NashMTL(tasks=3), log_balance=["residuals"])
+
+
+def test_one_string_is_no_list_of_names(tmp_path):
+    with pytest.raises(OptionError, match=r"'weight' is one string; give a list of names: \['weight'\]"):
+        trainer_of(tmp_path, log_balance="weight")
 
 
 def test_an_unknown_submodule_is_named(tmp_path):
@@ -311,6 +357,28 @@ def test_famo_is_told_the_losses_after_the_step(tmp_path):
     trainer = trainer_of(tmp_path, "famo")
     train(trainer)
     assert apart(trainer.model.net, raw("famo", after=True)[0]) <= TOLERANCE
+
+
+@pytest.mark.parametrize("spec", ["famo", "cr-mogm:of=famo"])
+def test_famo_looks_at_the_last_of_the_micro_batches(tmp_path, spec):
+    trainer = trainer_of(tmp_path, spec, arguments={"gradient_accumulation_steps": 3})
+    train(trainer)
+    with pytest.warns(OptionWarning, match="after_step was not called"):  # in the loop it is not, between micro-batches
+        wanted, balancer = raw(spec, accumulate=3, after=True)
+    assert apart(trainer.model.net, wanted) <= TOLERANCE
+    assert trainer.balancer.last_weights()[0] == pytest.approx(balancer.last_weights()[0], rel=1e-5)
+
+
+@pytest.mark.parametrize("spec", ["sdmgrad", "modo"])
+def test_methods_of_two_batches_say_that_one_biases_them(tmp_path, spec):
+    trainer = trainer_of(tmp_path, spec, steps=2)
+    train(trainer)
+    assert "one batch was given" in trainer.last_balance.cause
+
+
+def test_a_part_of_a_batch_is_refused(tmp_path):
+    with pytest.raises(OptionError, match=r"gramian_batch = 0\.5 takes gradients of part of the batch"):
+        train(trainer_of(tmp_path, "nash-mtl:gramian_batch=0.5"))
 
 
 def test_an_override_that_does_not_balance_is_noticed(tmp_path):

@@ -303,8 +303,6 @@ class Balancer(Stateful):
         weights = np.ones(self.num_tasks) if self._weights is None else self._weights
         return weights, weights
 
-    # ------------------------------------------------------------------ the rest
-
     def _jacobian(self, losses: Losses, shared: Shared | None, features: Features | None, **options: Any) -> Jacobian:
         ordered = self._ordered_together(losses, shared, options["reduce"])
         return build_jacobian(type(self).__name__, ordered, shared, features, **options)

@@ -8,7 +8,7 @@ weights, certificates and thresholds are those of the losses as they are, and no
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -16,6 +16,7 @@ from torch import Tensor
 
 from accord.balancers import Balance, Balancer
 from accord.balancers.inputs import build_jacobian
+from accord.balancers.wrappers import Wrapper
 from accord.errors import EngineError, OptionError, ShapeError
 from accord.jacobian import Jacobian, Losses
 from accord.jacobian.losses import check_finite
@@ -109,6 +110,20 @@ def check_balancer(caller: str, balancer: Any) -> None:
             f"{caller}: the balancer is a {type(balancer).__name__}; make one, for instance "
             "accord.make('nash-mtl', tasks=['size', 'sign'])"
         )
+
+
+def names_known(balancer: Any) -> Sequence[str] | None:
+    """The tasks' names; None while the first losses may still bring them, or where it is no balancer."""
+    return balancer.tasks if isinstance(balancer, Balancer) and balancer.named else None
+
+
+def forget_look(balancer: Balancer) -> None:
+    """Forget the losses that await ``after_step`` (FAMO): the optimiser makes no step after this micro-batch."""
+    while isinstance(balancer, Wrapper):
+        balancer = balancer.inner
+    state = balancer.own_state()
+    if state.get("before") is not None:
+        balancer.load_own_state({**state, "before": None})
 
 
 def total(caller: str, losses: Any) -> Tensor:

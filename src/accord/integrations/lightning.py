@@ -5,7 +5,7 @@ Works with ``pytorch_lightning`` and ``lightning.pytorch`` alike, because neithe
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -13,8 +13,8 @@ from torch import Tensor
 
 from accord.balancers import Balance
 from accord.errors import EngineError, OptionError
-from accord.integrations.deferred import Deferred, total
-from accord.integrations.logs import scalars
+from accord.integrations.deferred import Deferred, forget_look, names_known, total
+from accord.integrations.logs import check_names, scalars
 from accord.integrations.packages import require
 from accord.jacobian import Losses, Shared
 
@@ -44,6 +44,7 @@ class MultiTaskModule(_Base):
     Attributes:
         log_balance: What goes to ``self.log_dict`` every ``log_every_n_steps`` of the trainer, by names as in
             ``accord.integrations.logs.scalars``: all (True), nothing (False), or some (``["weight", "residual"]``).
+            Names are checked before the first step, those of tasks that the first losses name after it.
         last_balance: The last step's ``Balance``.
 
     Examples:
@@ -66,6 +67,7 @@ class MultiTaskModule(_Base):
     log_balance: bool | Sequence[str] = True
     last_balance: Balance | None = None
     _waiting: Deferred | None = None
+    _balanced_at: int = -1
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
@@ -117,14 +119,39 @@ class MultiTaskModule(_Base):
                 "self.balance({'task': loss, ...}, shared=self.trunk), with one loss a task"
             )
         super().backward(loss, *args, **options)
-        if waiting is not None:
+        if waiting is not None and waiting.loss.grad is None and not self.automatic_optimization:
+            self._waiting = waiting  # this was the backward of another loss; its own is still to come
+        elif waiting is not None:
+            self._balanced_at = self.trainer.global_step
             scaler = getattr(self.trainer.precision_plugin, "scaler", None)
             self.last_balance = waiting.run(scaled=scaler is not None and scaler.is_enabled())
 
+    def after_step(self, losses: Callable[[], Losses]) -> None:
+        """``balancer.after_step`` at the trainer's precision, for ``on_train_batch_end``; methods but FAMO ignore it.
+
+        That hook lies outside the trainer's autocast, where losses would not compare with those of the step. With
+        ``accumulate_grad_batches=n`` the last micro-batch before the optimiser's step is looked at, the others are not.
+
+        Args:
+            losses: Computes the losses of the same batch, as ``training_step`` does; it is called without gradients.
+        """
+        balancer: Any = self.balancer
+        if self.automatic_optimization and self.trainer.global_step == self._balanced_at:
+            forget_look(balancer)
+            return
+
+        def again() -> Losses:
+            with self.trainer.precision_plugin.forward_context():
+                return losses()
+
+        balancer.after_step(again)
+
     def on_train_start(self) -> None:
-        """Refuse strategies that hide gradients, and forget what an interrupted fit left."""
+        """Refuse strategies that hide gradients and unknown names; forget what an interrupted fit left."""
         super().on_train_start()
         self._waiting = None
+        if self.log_balance and self.log_balance is not True:
+            check_names(self.log_balance, names_known(getattr(self, "balancer", None)))
         for base in type(self.trainer.strategy).__mro__:
             if base.__name__ in REFUSED:
                 raise EngineError(
@@ -135,9 +162,13 @@ class MultiTaskModule(_Base):
     def on_after_backward(self) -> None:
         """Log the balance at the steps that loggers record; a module with this hook of its own calls ``super()``'s."""
         super().on_after_backward()
-        if self.log_balance and self.last_balance is not None and self._records():
-            names = None if self.log_balance is True else self.log_balance
+        if not self.log_balance or self.last_balance is None:
+            return
+        names = None if self.log_balance is True else self.log_balance
+        if self._records():
             self.log_dict(scalars(self.last_balance, names), on_step=True, on_epoch=False)
+        elif names is not None:  # tasks that the first losses named
+            check_names(names, self.last_balance.tasks)
 
     def _records(self) -> bool:
         """Whether loggers record this step; ``self.log`` is not cheap, so it is not called in between."""

@@ -8,7 +8,7 @@ import numpy as np
 
 from accord.balancers import Balance
 from accord.balancers.grammar import suggest
-from accord.errors import UnknownNameError
+from accord.errors import OptionError, UnknownNameError
 from accord.metrics import conflict
 
 STATISTICS = ("conflict/share", "conflict/mean_cosine", "conflict/min_cosine", "residual")
@@ -28,6 +28,7 @@ def scalars(balance: Balance, names: Iterable[str] | None = None) -> dict[str, f
 
     Raises:
         UnknownNameError: A name is none of them, for instance that of an unknown task.
+        OptionError: The names are one string.
 
     Examples:
         >>> import accord, torch
@@ -47,16 +48,21 @@ def scalars(balance: Balance, names: Iterable[str] | None = None) -> dict[str, f
         found["residual"] = balance.residual
     if names is None:
         return found
-    names = list(names)
+    names = names if isinstance(names, str) else list(names)
     check_names(names, balance.tasks)
     return {key: value for key, value in found.items() if any(key == n or key.startswith(f"{n}/") for n in names)}
 
 
-def check_names(names: Sequence[str], tasks: Sequence[str]) -> None:
-    """Raise UnknownNameError unless these are names, or groups of names, of ``scalars``."""
-    known = [*GROUPS, *STATISTICS, *(f"{kind}/{task}" for kind in ("loss", "weight") for task in tasks)]
+def check_names(names: Sequence[str], tasks: Sequence[str] | None) -> None:
+    """Raise UnknownNameError unless these are names, or groups of names, of ``scalars``; OptionError for one string.
+
+    Without tasks, whose names the first losses may bring, ``loss/`` and ``weight/`` of any are let through.
+    """
+    if isinstance(names, str):
+        raise OptionError(f"log: {names!r} is one string; give a list of names: [{names!r}]")
+    known = [*GROUPS, *STATISTICS, *(f"{kind}/{task}" for kind in ("loss", "weight") for task in tasks or ())]
     for name in names:
-        if name not in known:
+        if name not in known and not (tasks is None and name.startswith(("loss/", "weight/"))):
             raise UnknownNameError(f"log: {name!r} is not logged by a balanced step{suggest(name, known)}")
 
 

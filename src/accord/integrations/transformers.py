@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from accord.balancers import Balance, Balancer
 from accord.balancers.grammar import suggest
 from accord.errors import DataError, OptionError, ShapeError, UnknownNameError
-from accord.integrations.deferred import Deferred, check_balancer, total
+from accord.integrations.deferred import Deferred, check_balancer, forget_look, names_known, total
 from accord.integrations.logs import Means, check_names, scalars
 from accord.integrations.packages import require
 from accord.jacobian import Losses, Shared
@@ -51,7 +51,8 @@ class MultiTaskTrainer(_Base):
             parameters, where it has any, are trained with the model's.
         shared: The shared parameters: the dotted name of a submodule, parameters, or a function of the model.
         log_balance: What goes to ``log`` beside the loss, as means over the steps since the last: all (True), nothing
-            (False), or names as in ``accord.integrations.logs.scalars``.
+            (False), or names as in ``accord.integrations.logs.scalars``. They are checked here; those of tasks that
+            the first losses name, at the first step.
         balance_options: ``heads`` (in any form that ``shared`` has), ``engine`` and ``reduce`` of
             ``Balancer.backward``.
         options: For the ``Trainer``.
@@ -61,8 +62,9 @@ class MultiTaskTrainer(_Base):
         last_balance: The last step's ``Balance``.
 
     Raises:
-        OptionError: No balancer, an option that is none or that cannot be used together with balancing, or
-            ``Trainer`` before this class among the bases.
+        OptionError: No balancer, an option that is none or that cannot be used together with balancing, one string
+            for ``log_balance``, or ``Trainer`` before this class among the bases.
+        UnknownNameError: A name in ``log_balance`` is not logged.
 
     Examples:
         >>> from transformers import Trainer
@@ -97,7 +99,7 @@ class MultiTaskTrainer(_Base):
             if name not in OPTIONS:
                 raise OptionError(f"{type(self).__name__}: balance_options: {name!r} is none{suggest(name, OPTIONS)}")
         if not isinstance(log_balance, bool):
-            check_names(log_balance, balancer.tasks)
+            check_names(log_balance, names_known(balancer))
         super().__init__(*args, **options)
         self.model_accepts_loss_kwargs = False  # so that the Trainer divides by the number of micro-batches itself
         self._refuse()
@@ -141,8 +143,10 @@ class MultiTaskTrainer(_Base):
             loss = total(caller, losses)
         if not return_outputs:
             return loss
-        rest = {key: value for key, value in outputs.items() if key not in ("loss", "losses")}
-        return loss, {"loss": loss, **rest}
+        if isinstance(outputs, tuple):
+            return loss, (loss, *outputs)  # the Trainer takes the first away again
+        items = outputs.items() if isinstance(outputs, Mapping) else ()
+        return loss, {"loss": loss, **{key: value for key, value in items if key not in ("loss", "losses")}}
 
     def training_step(self, model: nn.Module, inputs: dict[str, Any], *args: Any, **options: Any) -> Tensor:
         """The Trainer's step, then the balanced gradients, at the factor that the Trainer put on the loss."""
@@ -154,6 +158,8 @@ class MultiTaskTrainer(_Base):
                 f"{type(self).__name__}: compute_loss is overridden, so that nothing was balanced; override "
                 "task_losses(outputs) instead"
             )
+        if self._inputs is not None:  # no optimiser's step since the last micro-batch
+            forget_look(self.balancer)
         scaler = self.accelerator.scaler
         self.last_balance = waiting.run(scaled=scaler is not None and scaler.is_enabled())
         if type(self.balancer).after_step is not Balancer.after_step:
@@ -165,7 +171,8 @@ class MultiTaskTrainer(_Base):
     def after_step(self) -> None:
         """Called after the optimiser's step: the balancer's own gradients are emptied, and FAMO looks back.
 
-        What it looks at is the last micro-batch.
+        What it looks at is the last micro-batch; the losses of those before it, at which no step was made, are
+        forgotten.
         """
         self.balancer.zero_grad()  # the Trainer empties those of the model
         inputs, self._inputs = self._inputs, None
@@ -197,7 +204,7 @@ class MultiTaskTrainer(_Base):
             torch.save(self.balancer.state_dict(), folder / STATE)
 
     def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **options: Any) -> Any:
-        """Train; from a checkpoint with the balancer's state in it.
+        """Train; from a checkpoint with the balancer's state in it, or with ``model_init`` from a balancer reset.
 
         Raises:
             DataError: The checkpoint has none.
@@ -215,6 +222,8 @@ class MultiTaskTrainer(_Base):
                     "from_pretrained(checkpoint) and train()"
                 )
             self.balancer.load_state_dict(torch.load(state, map_location="cpu", weights_only=True))
+        elif self.model_init is not None:  # a new model, of which the balancer knows nothing
+            self.balancer.reset()
         return super().train(resume_from_checkpoint, *args, **options)
 
     # ------------------------------------------------------------------ the rest
