@@ -204,7 +204,7 @@ def test_mistakes_get_one_message_and_exit_code_two(capsys, args, words):
 
 
 def test_an_interrupt_says_how_to_go_on():
-    process = spawn("run", QUADRATIC, "--preset", "slow", "--methods", "stl", "--jobs", "2")
+    process = spawn("run", QUADRATIC, "--preset", "slower", "--methods", "stl", "--jobs", "2")
     for _ in range(400):
         if list(Path("runs").rglob("metrics.jsonl")):
             break
@@ -214,7 +214,7 @@ def test_an_interrupt_says_how_to_go_on():
     assert process.returncode == 130
     assert b"the same command goes on" in err
     assert b"Traceback" not in err
-    statuses = {run.status for run in Store("runs").runs("quadratic", 1, "slow")}
+    statuses = {run.status for run in Store("runs").runs("quadratic", 1, "slower")}
     assert statuses == {"unfinished"}
 
 

@@ -199,7 +199,8 @@ def test_losses_and_shared_in_every_form():
         for make_shared in shared:
             for engine in (sequential, batched):
                 jacobian = engine(make_losses(), make_shared())
-                torch.testing.assert_close(flat(jacobian.rows(), jacobian.parameters, (K,)), reference)
+                found = flat(jacobian.rows(), jacobian.parameters, (K,))
+                torch.testing.assert_close(found, reference, rtol=1e-5, atol=1e-5)  # float32, summed in another order
     assert sequential(losses[2](), net.trunk).names == ("a", "b", "c")
 
 

@@ -117,6 +117,7 @@ EXPERIMENT = Experiment(
     presets={
         "smoke": Settings(),
         "slow": Settings(units=8, pause=0.2),
+        "slower": Settings(units=200, pause=0.2),  # to be interrupted: no machine is so busy that it ends before
         "broken": Settings(fail_at=3, fail_method="stl:task=left"),
         "stillborn": Settings(kill_at=-1),
         "deadly": Settings(kill_at=3, kill_method="stl:task=left"),
