@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -204,7 +205,8 @@ def test_mistakes_get_one_message_and_exit_code_two(capsys, args, words):
 
 
 def test_an_interrupt_says_how_to_go_on():
-    process = spawn("run", QUADRATIC, "--preset", "slower", "--methods", "stl", "--jobs", "2")
+    default = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # ignored where tests run in the background
+    process = spawn("run", QUADRATIC, "--preset", "slower", "--methods", "stl", "--jobs", "2", preexec_fn=default)
     for _ in range(400):
         if list(Path("runs").rglob("metrics.jsonl")):
             break
