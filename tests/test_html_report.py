@@ -14,7 +14,8 @@ from accord.bench.html import page as make
 from accord.bench.html import palette
 from accord.bench.html.material import collect, duration, rank_errors
 from accord.bench.html.table import sortables
-from accord.bench.report import select, summarise
+from accord.bench.reading import select
+from accord.bench.report import summarise
 from accord.bench.spec import MethodSpec, RunKey
 from accord.bench.store import Store
 from accord.bench.writing import writing

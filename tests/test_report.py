@@ -11,7 +11,8 @@ import pytest
 from rich.console import Console
 
 from accord.bench import plots, tables
-from accord.bench.report import STL, frame, read, select, summarise, to_json
+from accord.bench.reading import read, select
+from accord.bench.report import STL, frame, summarise, to_json
 from accord.bench.spec import MethodSpec, RunKey
 from accord.bench.store import Store
 from accord.bench.writing import writing

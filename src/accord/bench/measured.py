@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from accord.bench.published.item import AVERAGE
-from accord.bench.report import STL, Report, Row, Value, readable, summarise
+from accord.bench.reading import readable
+from accord.bench.report import STL, Report, Row, Value, summarise
 from accord.bench.runner import expand
 from accord.bench.spec import Experiment
 from accord.bench.spelling import spelled

@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from accord.bench.files import write_atomic
-from accord.bench.report import STL, Report, read, summarise
+from accord.bench.reading import read
+from accord.bench.report import STL, Report, summarise
 from accord.bench.spec import Experiment
 from accord.bench.store import Run, Store
 from accord.metrics import delta_m

@@ -7,12 +7,13 @@ import math
 import shlex
 import statistics
 from collections import Counter, defaultdict
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from accord.bench.runner import check_methods, check_preset, check_seeds, expand
+from accord.bench.reading import STL, Reading, damage_of, read
+from accord.bench.runner import check_preset
 from accord.bench.spec import Experiment, RunKey
 from accord.bench.store import Run, Store
 from accord.errors import StoreError
@@ -21,7 +22,6 @@ from accord.metrics import delta_m, mean_rank
 if TYPE_CHECKING:
     import polars
 
-STL = "stl"
 SOLVED = ("solved", "reused")
 """Outcomes of a step whose weights meet the method's definition, now or when they were solved for."""
 
@@ -93,31 +93,6 @@ class Report:
     notes: tuple[str, ...]
 
 
-@dataclass(frozen=True)
-class Reading:
-    """The runs of a preset as a store held them at one moment, so that a table and its figures speak of the same.
-
-    Attributes:
-        done: Finished runs.
-        other: Failed and unfinished ones.
-        damaged: Folders that cannot be read, each with the error that names the file, its fault and a remedy.
-    """
-
-    done: tuple[Run, ...]
-    other: tuple[Run, ...]
-    damaged: tuple[tuple[Path, StoreError], ...]
-
-
-def read(store: Store, experiment: Experiment, preset: str, only: Collection[RunKey] | None = None) -> Reading:
-    """Look once at each run of a preset; the arguments are those of ``summarise``."""
-    done: list[Run] = []
-    other: list[Run] = []
-    damaged: list[tuple[Path, StoreError]] = []
-    for run in readable(store, experiment, preset, lambda path, error: damaged.append((path, error)), only):
-        (done if run.status == "done" else other).append(run)
-    return Reading(tuple(done), tuple(other), tuple(damaged))
-
-
 def summarise(
     store: Store,
     experiment: Experiment,
@@ -149,7 +124,7 @@ def summarise(
     groups: dict[str, list[Run]] = defaultdict(list)
     for run in found.done:
         groups[STL if run.key.method.name == STL else str(run.key.method)].append(run)
-    left_out = [*(_damaged(path, error) for path, error in found.damaged), *map(_why, found.other)]
+    left_out = [*(damage_of(path, error) for path, error in found.damaged), *map(_why, found.other)]
     if not groups and not left_out:
         others = store.presets(experiment.name, experiment.version)
         instead = f"; it has runs of preset {', '.join(others)}" if others else ""
@@ -183,68 +158,6 @@ def summarise(
         means_of = {metric: value for metric, value in averages.items() if value is not None}
         rows.append(Row(method, seeds, summaries[method], ranks.get(method), delta, *costs, averages=means_of))
     return Report(experiment, preset, tuple(rows), tuple(left_out), tuple(notes))
-
-
-def readable(
-    store: Store,
-    experiment: Experiment,
-    preset: str,
-    damaged: Callable[[Path, StoreError], None],
-    only: Collection[RunKey] | None = None,
-) -> Iterator[Run]:
-    """The runs of a preset whose records and whose result or failure can be read, so that one cannot spoil the rest.
-
-    Args:
-        store: Where the runs are.
-        experiment: Whose runs.
-        preset: Which preset.
-        damaged: Called with the folder of each other run, and the error that names the file, its fault and a remedy.
-        only: The runs to take; None for all. Those that cannot say which they are count as taken.
-    """
-    for run in store.runs(experiment.name, experiment.version, preset, damaged):
-        if only is not None and run.key not in only:
-            continue
-        try:
-            run.records()
-            if (status := run.status) == "done":
-                run.result()
-            elif status == "failed":
-                run.failure()
-        except StoreError as error:
-            damaged(run.folder, error)
-        else:
-            yield run
-
-
-def select(
-    store: Store, experiment: Experiment, preset: str, methods: Iterable[str] = (), seeds: Iterable[int] = ()
-) -> set[RunKey]:
-    """The runs in a store of some methods and seeds, for ``summarise``; no methods or no seeds stand for all.
-
-    Raises:
-        UnknownNameError, OptionError: A spec is not known, or a seed is given twice.
-        StoreError: There is no run of a method, or none of a seed.
-    """
-    check_preset(experiment, preset)
-    wanted = {text: expand(experiment, text) for text in check_methods(methods)}
-    numbers = check_seeds(seeds)
-    broken: list[str] = []
-    runs = store.runs(
-        experiment.name, experiment.version, preset, lambda path, error: broken.append(_damaged(path, error))
-    )
-    there = [run.key for run in runs]
-    specs = [spec for found in wanted.values() for spec in found]
-    keys = {k for k in there if (not specs or k.method in specs) and (not numbers or k.seed in numbers)}
-    missing = [text for text, found in wanted.items() if not any(key.method in found for key in keys)]
-    missing += [f"seed {seed}" for seed in numbers if not any(key.seed == seed for key in keys)]
-    if missing:
-        have = ", ".join(dict.fromkeys(STL if key.method.name == STL else str(key.method) for key in there))
-        raise StoreError(
-            f"store {store.root} has no runs of {', '.join(missing)} in {experiment.name}, preset {preset!r}"
-            + (f"; it has {have}, of seeds {', '.join(map(str, sorted({key.seed for key in there})))}" if there else "")
-            + "".join(f"; {each}" for each in broken)
-        )
-    return keys
 
 
 def frame(report: Report) -> polars.DataFrame:
@@ -388,10 +301,6 @@ def _order(experiment: Experiment) -> Any:
     """STL, then the experiment's own order, then by name."""
     known = {method: i for i, method in enumerate(experiment.methods)}
     return lambda method: (method != STL, known.get(method, len(known)), method)
-
-
-def _damaged(folder: Path, error: StoreError) -> str:
-    return f"{folder.parent.name} {folder.name.replace('-', ' ')}: damaged: {error}"
 
 
 def _why(run: Run) -> str:

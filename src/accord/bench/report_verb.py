@@ -74,7 +74,7 @@ class ReportVerb:
     def _chosen(self) -> tuple[Any, Any, Collection[Any] | None, str | None]:
         """The store, the experiment, which of its runs to take, and what to say where those have no baseline."""
         from accord.bench.experiments import load
-        from accord.bench.report import select
+        from accord.bench.reading import select
         from accord.bench.store import Store
 
         store, experiment = Store(self.store), load(self.experiment)

@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from accord.bench.plots import by_method, series_of
-from accord.bench.report import STL, Report, read, summarise
+from accord.bench.reading import read
+from accord.bench.report import STL, Report, summarise
 from accord.bench.spec import Experiment, RunKey
 from accord.bench.store import Run, Store
 from accord.errors import StoreError
