@@ -20,6 +20,9 @@ endif
 run: $(STAMP)
 	$(BIN)/accord run qm9 --preset $(PRESET) --jobs $(JOBS) --store $(STORE)
 
+# Two workers on two cores: one thread each is a quarter faster than torch's own choice.
+test slow: export OMP_NUM_THREADS ?= 1
+
 test: $(STAMP)
 	$(BIN)/python -m pytest -m "not slow" $(PYTEST_ARGS)
 

@@ -202,8 +202,9 @@ def test_theorem_5_5_without_strict_convexity_gives_weak_pareto_optimality():
     losses[1].centre = 3 * axes[0]
     path = list(nash_run(losses, 3 * axes[1] - axes[0], 1.0))
     values = np.array([values for _, values, *_ in path])
-    assert (np.diff(values[:-1], axis=0)[:, 0] < 0).all()
-    assert values[-1, 0] < 1e-20
+    first, away = values[:, 0], values[:-1, 0] > 1e-24  # nearer to the ball than that is rounding
+    assert (np.diff(first)[away] < 0).all()
+    assert first[-1] < 1e-20
     assert stationarity(path[-1][2]) < 1e-10
     assert pareto_stationarity(path[-1][2] @ path[-1][2].T) > 0.1  # the unit gradients do not balance
     best = axes[0]  # the point of the ball that is nearest to the other minimiser
@@ -246,7 +247,8 @@ def mean_minimiser(losses, start):
         method="BFGS",
         options={"gtol": 1e-8},
     )
-    assert found.success
+    # not found.success: the line search stops where the values themselves are rounding, which is near 1e-8
+    assert np.linalg.norm(jacobian_of(losses, found.x).mean(0)) < 1e-7
     return found.x
 
 
