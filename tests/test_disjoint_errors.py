@@ -292,3 +292,12 @@ def test_errors_of_the_loss_function_itself_come_through():
         disjoint(nn.Linear(4, 3), lambda m, b: square(m, b["missing"]), {"x": X}).gramian()
     with pytest.raises(EngineError, match="mat1 and mat2"):
         disjoint(nn.Linear(2, 3), square, X).gramian()
+
+
+@pytest.mark.parametrize("vectorize", [True, False])
+def test_want_of_memory_comes_through_as_torch_raised_it(vectorize):
+    def loss(model, batch):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    with pytest.raises(torch.OutOfMemoryError, match="CUDA out of memory"):
+        disjoint(nn.Linear(4, 3), loss, X, vectorize=vectorize).gramian()

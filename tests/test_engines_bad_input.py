@@ -315,3 +315,15 @@ def test_a_backward_where_gradients_are_off(net, engine):
         for p, q in zip(fresh.parameters(), twin.parameters(), strict=True):
             torch.testing.assert_close(p.grad, q.grad, rtol=1e-12, atol=1e-12)
             assert not p.grad.requires_grad
+
+
+@each_engine
+def test_want_of_memory_comes_through_as_torch_raised_it(net, engine):
+    """Who catches ``torch.OutOfMemoryError`` to try a smaller batch must still see it; nothing is written."""
+
+    def want(_inner, _outer):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    losses = net.losses()
+    losses[-1].grad_fn.register_hook(want)
+    refused(net, torch.OutOfMemoryError, "CUDA out of memory", losses, engine=engine)

@@ -243,7 +243,7 @@ class DisjointJacobian(Jacobian):
     def _explained(self) -> Iterator[None]:
         try:
             yield
-        except AccordError:
+        except (AccordError, torch.OutOfMemoryError):
             raise
         except (RuntimeError, NotImplementedError) as error:
             cause = cause_of(str(error)) or "the losses could not be computed or differentiated"

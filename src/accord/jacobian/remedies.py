@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import torch
+
 from accord.errors import EngineError
 
 TORCH_ERRORS = (RuntimeError, NotImplementedError)
@@ -41,7 +43,7 @@ def explained(caller: str) -> Iterator[None]:
     """Turn an autograd error into an EngineError that names the cause and the remedy."""
     try:
         yield
-    except EngineError:  # explained already
+    except (EngineError, torch.OutOfMemoryError):  # explained already, or what callers catch to try a smaller batch
         raise
     except TORCH_ERRORS as error:
         raise EngineError(f"{caller}: {_remedy(str(error))} [torch: {error}]") from error
